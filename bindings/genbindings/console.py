@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the four commands share: exit statuses, error lines, subcommands that are not built yet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from genbindings import __version__
+from genbindings.errors import Error
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+version_option = click.version_option(__version__, "--version", message="%(prog)s %(version)s")
+
+
+def run(command: click.Command, name: str) -> NoReturn:
+    """Run ``command`` and exit: 0 done, 1 failed, 2 usage, 130 after Ctrl-C.
+
+    An :class:`Error` becomes ``NAME: error: …`` and a ``hint:`` line on stderr. A command may
+    return an exit status of its own as an int.
+    """
+    try:
+        result: Any = command.main(prog_name=name, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except Error as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        sys.exit(error.status)
+    except BrokenPipeError:
+        # The reader of a pipe went away; Python would complain again when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def planned(group: click.Group, name: str, summary: str) -> None:
+    """Add subcommand ``name`` to ``group`` that says it is not built yet and exits 2."""
+
+    @group.command(
+        name,
+        short_help=f"{summary} (not built yet)",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    @click.argument("arguments", nargs=-1)
+    def command(arguments: tuple[str, ...]) -> None:  # noqa: ARG001
+        raise click.UsageError(f"'{name}' is not built yet: {summary}.")

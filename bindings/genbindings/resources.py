@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The only loader of templates and of data that ships with the distribution.
+
+A name is a path in the repository, such as ``templates/vfio.py.j2`` or ``lab/firmware``. In a
+checkout (an editable install included) the file there is used; an installed wheel has it below
+this package, with an underscore in front: ``_templates``, ``_lab``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from genbindings.errors import Error
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def find(name: str) -> Path:
+    """Return the path of the shipped file or folder ``name``.
+
+    Raises:
+        Error: it is not there, so the installation is broken.
+    """
+    checkout = _PACKAGE.parent.parent
+    # An editable install can leave stale copies below the package: the checkout goes first.
+    candidates = [_PACKAGE / f"_{name}"]
+    if (checkout / "pyproject.toml").is_file() and (checkout / "bindings").is_dir():
+        candidates.insert(0, checkout / name)
+    for path in candidates:
+        if path.exists():
+            return path
+    raise Error(f"{name} is missing from this installation", "install mlxtrace again")
+
+
+def environment() -> jinja2.Environment:
+    """Return the Jinja environment of every template: an undefined name is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(find("templates")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - the templates make C and Python, not HTML
+    )

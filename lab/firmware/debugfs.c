@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* /sys/kernel/debug/mlx5_lab: knobs and figures, one value a file. */
+#include <linux/debugfs.h>
+#include <linux/seq_file.h>
+
+#include "mlx5_lab.h"
+
+static struct dentry *lab_root;
+static atomic64_t lab_assertions[LAB_ASSERT_NR];
+
+static const char * const lab_assertion_names[LAB_ASSERT_NR] = {
+	[LAB_ASSERT_TWO_SAVES] = "two_saves",
+	[LAB_ASSERT_SUSPEND_DURING_SAVE] = "suspend_during_save",
+	[LAB_ASSERT_SAVE_UNTRACKED] = "save_untracked",
+	[LAB_ASSERT_TRACK_SUSPENDED] = "track_suspended",
+	[LAB_ASSERT_BEYOND_MKEY] = "beyond_mkey",
+	[LAB_ASSERT_MKEY_DESTROYED_BUSY] = "mkey_destroyed_busy",
+	[LAB_ASSERT_PD_BUSY] = "pd_busy",
+	[LAB_ASSERT_UNMAPPED] = "unmapped",
+	[LAB_ASSERT_LOAD_RUNNING] = "load_running",
+	[LAB_ASSERT_RESUME_INCOMPLETE] = "resume_incomplete",
+	[LAB_ASSERT_WRONG_ORDER] = "wrong_order",
+	[LAB_ASSERT_LEFT_AT_EXIT] = "left_at_exit",
+};
+
+static const char * const lab_counter_names[LAB_COUNT_NR] = {
+	[LAB_COUNT_QUERY] = "query",
+	[LAB_COUNT_SUSPEND] = "suspend",
+	[LAB_COUNT_RESUME] = "resume",
+	[LAB_COUNT_SAVE] = "save",
+	[LAB_COUNT_SAVE_INITIAL] = "save_initial",
+	[LAB_COUNT_SAVE_MIDDLE] = "save_middle",
+	[LAB_COUNT_SAVE_FINAL] = "save_final",
+	[LAB_COUNT_SAVE_CLEANUP] = "save_cleanup",
+	[LAB_COUNT_SAVE_FAILED] = "save_failed",
+	[LAB_COUNT_SAVE_BYTES] = "save_bytes",
+	[LAB_COUNT_LOAD] = "load",
+	[LAB_COUNT_LOAD_FAILED] = "load_failed",
+	[LAB_COUNT_LOAD_BYTES] = "load_bytes",
+	[LAB_COUNT_RESET] = "reset",
+};
+
+/* Count a misuse and say what it was. Any context. */
+void lab_assert_fired(struct lab_pf *pf, enum lab_assertion id, const char *fmt, ...)
+{
+	struct va_format text;
+	va_list args;
+
+	atomic64_inc(&lab_assertions[id]);
+	va_start(args, fmt);
+	text.fmt = fmt;
+	text.va = &args;
+	dev_err(&pf->pdev->dev, "assertion %s: %pV\n", lab_assertion_names[id], &text);
+	va_end(args);
+}
+
+static int lab_assertions_show(struct seq_file *file, void *unused)
+{
+	int i;
+
+	for (i = 0; i < LAB_ASSERT_NR; i++)
+		seq_printf(file, "%s %lld\n", lab_assertion_names[i],
+			   atomic64_read(&lab_assertions[i]));
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(lab_assertions);
+
+static int lab_counters_show(struct seq_file *file, void *unused)
+{
+	struct lab_vf *vf = file->private;
+	int i;
+
+	for (i = 0; i < LAB_COUNT_NR; i++)
+		seq_printf(file, "%s %lld\n", lab_counter_names[i],
+			   atomic64_read(&vf->counters[i]));
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(lab_counters);
+
+static int lab_state_hash_show(struct seq_file *file, void *unused)
+{
+	struct lab_vf *vf = file->private;
+	u64 hash;
+
+	mutex_lock(&vf->lock);
+	lab_apply_reset(vf);
+	lab_state_advance(vf);
+	hash = lab_state_hash(&vf->state);
+	mutex_unlock(&vf->lock);
+	seq_printf(file, "%016llx\n", hash);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(lab_state_hash);
+
+static int lab_status_show(struct seq_file *file, void *unused)
+{
+	struct lab_vf *vf = file->private;
+
+	mutex_lock(&vf->lock);
+	lab_apply_reset(vf);
+	lab_state_advance(vf);
+	seq_printf(file, "initiator_suspended %d\n", vf->initiator_suspended);
+	seq_printf(file, "responder_suspended %d\n", vf->responder_suspended);
+	seq_printf(file, "tracked %d\n", vf->tracked);
+	seq_printf(file, "dirty_bytes %lu\n",
+		   bitmap_weight(vf->state.dirty, vf->state.nblocks) * LAB_BLOCK_SIZE);
+	mutex_unlock(&vf->lock);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(lab_status);
+
+static int lab_size_get(void *data, u64 *value)
+{
+	*value = ((struct lab_vf *)data)->state.size_bytes;
+	return 0;
+}
+
+static int lab_size_set(void *data, u64 value)
+{
+	struct lab_vf *vf = data;
+	int ret = -EBUSY;
+
+	mutex_lock(&vf->lock);
+	lab_apply_reset(vf);
+	if (!vf->tracked && !vf->initiator_suspended && !atomic_read(&vf->saves_running))
+		ret = lab_state_resize(&vf->state, value);
+	mutex_unlock(&vf->lock);
+	return ret;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(lab_size_fops, lab_size_get, lab_size_set, "%llu\n");
+
+/* A knob takes effect from now on: the time so far counts with the old value. */
+#define LAB_KNOB(member)						\
+static int lab_##member##_get(void *data, u64 *value)			\
+{									\
+	*value = ((struct lab_vf *)data)->knobs.member;			\
+	return 0;							\
+}									\
+									\
+static int lab_##member##_set(void *data, u64 value)			\
+{									\
+	struct lab_vf *vf = data;					\
+									\
+	mutex_lock(&vf->lock);						\
+	lab_apply_reset(vf);						\
+	lab_state_advance(vf);						\
+	vf->knobs.member = value;					\
+	mutex_unlock(&vf->lock);					\
+	return 0;							\
+}									\
+DEFINE_DEBUGFS_ATTRIBUTE(lab_##member##_fops, lab_##member##_get,	\
+			 lab_##member##_set, "%llu\n")
+
+LAB_KNOB(dirty_bytes_per_s);
+LAB_KNOB(working_set_bytes);
+LAB_KNOB(save_bytes_per_s);
+LAB_KNOB(load_bytes_per_s);
+LAB_KNOB(latency_us);
+
+static void lab_add_knob(struct lab_vf *vf, const char *name,
+			 const struct file_operations *fops)
+{
+	debugfs_create_file_unsafe(name, 0600, vf->dir, vf, fops);
+}
+
+void lab_debugfs_add_vf(struct lab_vf *vf)
+{
+	vf->dir = debugfs_create_dir(vf->name, lab_root);
+	debugfs_create_file("state_hash", 0400, vf->dir, vf, &lab_state_hash_fops);
+	debugfs_create_file("status", 0400, vf->dir, vf, &lab_status_fops);
+	debugfs_create_file("counters", 0400, vf->dir, vf, &lab_counters_fops);
+	lab_add_knob(vf, "size_bytes", &lab_size_fops);
+	lab_add_knob(vf, "dirty_bytes_per_s", &lab_dirty_bytes_per_s_fops);
+	lab_add_knob(vf, "working_set_bytes", &lab_working_set_bytes_fops);
+	lab_add_knob(vf, "save_bytes_per_s", &lab_save_bytes_per_s_fops);
+	lab_add_knob(vf, "load_bytes_per_s", &lab_load_bytes_per_s_fops);
+	lab_add_knob(vf, "latency_us", &lab_latency_us_fops);
+}
+
+void lab_debugfs_init(void)
+{
+	lab_root = debugfs_create_dir("mlx5_lab", NULL);
+	debugfs_create_file("assertions", 0400, lab_root, NULL, &lab_assertions_fops);
+}
+
+void lab_debugfs_exit(void)
+{
+	debugfs_remove_recursive(lab_root);
+}
