@@ -35,12 +35,15 @@ def find(name: str) -> Path:
 
 
 def environment() -> jinja2.Environment:
-    """Return the Jinja environment of every template: an undefined name is an error."""
+    """Return the Jinja environment of every template: an undefined name is an error.
+
+    Nothing is escaped: the templates make C and Python, not HTML.
+    """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(find("templates")),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the templates make C and Python, not HTML
+        autoescape=False,
     )

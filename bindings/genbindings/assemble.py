@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Header to model: preprocess, compile, read the debugging information, attach the comments."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genbindings import constants, ioctls, preprocessed
+from genbindings.document import Annotator
+from genbindings.dwarf.types import read_types, with_alignments
+from genbindings.errors import Error
+from genbindings.model import Constant, Header, Location, Omitted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from genbindings.compiler import Compiler
+    from genbindings.constants import Evaluated, Value
+    from genbindings.preprocessed import Macro
+
+_SPDX = re.compile(r"SPDX-License-Identifier:\s*(.+?)\s*(?:\*/)?\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What to compile: the header as found, the file to include, and text to put before it."""
+
+    found: Path
+    compiled: Path
+    prelude: str = ""
+
+    @property
+    def source(self) -> str:
+        """A C text that includes the header and nothing else."""
+        return f'{self.prelude}#include "{self.compiled}"\n'
+
+
+def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -> Header:
+    """Return the model of a header.
+
+    Raises:
+        Error: the header does not compile, or a macro needs a name that nothing declares (with
+            ``allow_missing`` it is listed in :attr:`Header.omitted` instead).
+    """
+    content = given.found.read_bytes()
+    pre = preprocessed.preprocess(compiler, given.compiled, given.source)
+    valued = [
+        macro.name for macro in pre.macros.values() if macro.parameters is None and macro.body
+    ]
+    expanded = preprocessed.expansions(compiler, given.source, valued)
+    constructed = ioctls.find(expanded)
+    integers, strings = _expressions(expanded, constructed)
+    with tempfile.TemporaryDirectory(prefix="gen-bindings-") as folder:
+        output = Path(folder) / "header.o"
+        values = constants.evaluate(
+            compiler, given.source, output, integers=integers, strings=strings, types=pre.tags
+        )
+        types = with_alignments(read_types(output, pre.files), values.alignments)
+    originals = {path.name: given.found.parent / path.name for path in pre.files}
+    notes = Annotator(pre.files, originals)
+    found_ioctls = ioctls.resolve(constructed, pre.macros, values, types.structs, notes.comments)
+    spdx = _SPDX.search(content.decode("utf-8", "replace"))
+    return Header(
+        name=given.found.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        spdx=spdx[1] if spdx else "",
+        target=compiler.target,
+        dialect="bytes",
+        structs={name: notes.struct(struct) for name, struct in types.structs.items()},
+        enums=tuple(notes.enum(enum) for enum in types.enums),
+        constants=_constants(expanded, pre.macros, values, notes, constructed),
+        ioctls={name: notes.ioctl(ioctl) for name, ioctl in found_ioctls.items()},
+        omitted=_omitted(pre.macros, values, notes, allow_missing=allow_missing),
+        doc=notes.comments[given.compiled.name].file().split("\n\n")[0],
+    )
+
+
+def _expressions(
+    expanded: Mapping[str, str], constructed: Mapping[str, ioctls.Constructed]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Split the macros into integer and string expressions, to be evaluated by name.
+
+    An ioctl is evaluated through its macro, since its expansion here is not the real one.
+    """
+    integers: dict[str, str] = {}
+    strings: dict[str, str] = {}
+    for name, body in expanded.items():
+        if body.lstrip("( ").startswith('"'):
+            strings[name] = body.strip("() ")
+        elif body:
+            integers[name] = name if name in constructed else body
+    return integers, strings
+
+
+def _constants(
+    expanded: Mapping[str, str],
+    macros: Mapping[str, Macro],
+    values: Evaluated,
+    notes: Annotator,
+    constructed: Mapping[str, ioctls.Constructed],
+) -> dict[str, Constant]:
+    found: dict[str, Constant] = {}
+    for name in expanded:
+        if name in constructed:
+            continue
+        macro = macros[name]
+        value: int | str
+        if name in values.strings:
+            value = values.strings[name]
+        elif name in values.integers:
+            value = _unsigned_shift(values.integers[name], macro.body, expanded[name])
+        else:
+            continue
+        place = notes.location(Location(macro.file.name, macro.line))
+        doc = notes.constant(macro.file.name, macro.line)
+        found[name] = Constant(name, value, macro.body, doc, place)
+    return found
+
+
+def _unsigned_shift(value: Value, body: str, expanded: str) -> int:
+    """Undo the sign that ``1 << 31`` has as a C int: the fields it goes into are unsigned."""
+    if value.value < 0 and ("<<" in body or "<<" in expanded):
+        return value.value & ((1 << 8 * value.size) - 1)
+    return value.value
+
+
+def _omitted(
+    macros: Mapping[str, Macro], values: Evaluated, notes: Annotator, *, allow_missing: bool
+) -> tuple[Omitted, ...]:
+    """List the macros without a counterpart.
+
+    Raises:
+        Error: one of them uses a name that nothing declares, and that is not allowed.
+    """
+    found: list[Omitted] = []
+    for macro in macros.values():
+        place = notes.location(Location(macro.file.name, macro.line))
+        if place is None:
+            continue
+        if macro.parameters is not None:
+            found.append(Omitted(macro.name, "function-like macro", place))
+        elif macro.name in values.refused:
+            reason = values.refused[macro.name].message
+            if constants.is_undeclared(reason) and not allow_missing:
+                raise Error(
+                    f"{place}: {macro.name}: {reason}",
+                    "--include the header that declares it, or --allow-missing to leave it out",
+                )
+            found.append(Omitted(macro.name, f"not a constant: {reason}", place))
+    return tuple(found)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The c-assert backend: static assertions that a C compiler checks beside the header."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from genbindings import __version__, resources
+
+if TYPE_CHECKING:
+    from genbindings.model import Field, Header, Struct
+
+
+def c_assert(header: Header) -> str:
+    """Return C text that compiles only beside a header with these layouts and numbers."""
+    return (
+        resources.environment()
+        .get_template("c_assert.c.j2")
+        .render(
+            spdx=header.spdx,
+            version=__version__,
+            header=header,
+            include=header.name,
+            assertions=_assertions(header),
+        )
+    )
+
+
+def _assertions(header: Header) -> list[str]:
+    lines: list[str] = []
+    for struct in header.structs.values():
+        if struct.spelling:
+            lines += _struct(struct, header)
+    for enum in header.enums:
+        lines += [_equal(name, _number(value)) for name, value in enum.values.items()]
+    for constant in header.constants.values():
+        if isinstance(constant.value, int):
+            cast = "(unsigned int)" if constant.value >> 31 == 1 else ""
+            lines.append(_equal(f"{cast}({constant.name})", _number(constant.value)))
+        else:
+            # Static assertions cannot compare text; its size at least is a number.
+            lines.append(_equal(f"sizeof({constant.name})", str(len(constant.value.encode()) + 1)))
+    for ioctl in header.ioctls.values():
+        lines.append(_equal(f"(unsigned int){ioctl.name}", f"0x{ioctl.number:X}U"))
+    return lines
+
+
+def _struct(struct: Struct, header: Header) -> list[str]:
+    spelling = struct.spelling
+    lines = [_equal(f"sizeof({spelling})", str(struct.size))]
+    lines.append(_equal(f"_Alignof({spelling})", str(struct.align)))
+    for field in header.flat_fields(struct):
+        # Neither offsetof nor sizeof applies to a bitfield.
+        if field.bit_size is None:
+            lines.append(_equal(f"__builtin_offsetof({spelling}, {field.name})", str(field.offset)))
+            lines += _size(spelling, field)
+    return lines
+
+
+def _size(spelling: str, field: Field) -> list[str]:
+    if field.flexible and field.count[0] is None:
+        return []
+    return [_equal(f"sizeof((({spelling} *)0)->{field.name})", str(field.size))]
+
+
+def _number(value: int) -> str:
+    if value > 0x7FFFFFFFFFFFFFFF:
+        return f"{value}ULL"
+    # The most negative number has no literal of its own.
+    return f"({value + 1}LL - 1)" if value == -(1 << 63) else f"{value}LL"
+
+
+def _equal(left: str, right: str) -> str:
+    return f'_Static_assert({left} == {right}, "{left} is not {right}");'

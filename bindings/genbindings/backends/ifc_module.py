@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ctypes backend's counterpart for the bit dialect: a module of lazily built accessors.
+
+Hundreds of classes with thousands of properties would take most of a second to import, so the
+module carries tables of text, and ``mlxuapi.ifc`` builds a class when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from genbindings import resources
+from genbindings.backends.python_text import docstring, identifier, module_doc, string
+from genbindings.backends.python_values import constant_text, enum_text
+from genbindings.ifc import is_reserved, short_name
+from genbindings.ifc_commands import Command, commands
+from genbindings.ifc_enums import EnumClass, enum_classes
+from genbindings.model import Field, Header, RecordRef, Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What a firmware struct's class has besides the header's fields.
+_METHODS = ("from_buffer", "with_room", "to_dict")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A struct as the template prints it: its quoted name and the lines of its table."""
+
+    name: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnumTable:
+    """An enum class: its quoted name, and the enumerators it is made of."""
+
+    name: str
+    members: tuple[str, ...]
+
+
+def ifc_module(header: Header) -> str:
+    """Return the Python module for a header of the bit dialect."""
+    enums = enum_classes(header)
+    kinds = field_enums(enums)
+    return (
+        resources.environment()
+        .get_template("ifc_module.py.j2")
+        .render(
+            spdx=header.spdx,
+            docstring=docstring(module_doc(header), 0),
+            constants=[constant_text(constant) for constant in header.constants.values()],
+            enums=[enum_text(enum) for enum in header.enums],
+            enum_classes=[EnumTable(string(enum.name), tuple(enum.values)) for enum in enums],
+            tables=[_table(struct, header, kinds) for struct in header.own_structs()],
+            commands=[_command(command) for command in commands(header).table],
+        )
+    )
+
+
+def field_enums(enums: list[EnumClass]) -> dict[tuple[str, str], str]:
+    """Return the enum class of each field that has one, by struct and field."""
+    return {field: enum.name for enum in enums for field in enum.fields}
+
+
+def class_name(struct: str) -> str:
+    """Return the name of the class for the C struct ``struct``."""
+    return identifier(short_name(struct))
+
+
+def _table(struct: Struct, header: Header, kinds: Mapping[tuple[str, str], str]) -> Table:
+    lines = [f"{struct.kind} 0x{struct.size:X}"]
+    for field in header.flat_fields(struct):
+        assert field.name not in _METHODS, f"{struct.name}.{field.name} hides a method"
+        if not is_reserved(field.name):
+            lines.append(_line(field, header, kinds.get((struct.name, field.name), "")))
+    return Table(string(class_name(struct.name)), tuple(lines))
+
+
+def _line(field: Field, header: Header, enum: str) -> str:
+    if isinstance(field.type, RecordRef):
+        width, holds = header.structs[field.type.name].size, f" @{class_name(field.type.name)}"
+    else:
+        width, holds = field.type.size, f" ={enum}" if enum else ""
+    dimensions = "".join(f"[{size or ''}]" for size in field.count)
+    return f"0x{field.offset:X} 0x{width:X} {field.name}{dimensions}{holds}"
+
+
+def _command(command: Command) -> str:
+    names = (command.name, command.input, command.output)
+    return f"0x{command.opcode:X}: ({', '.join(string(name) for name in names)}),"
+

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A C layout said in ctypes, with natural alignment only.
+
+ctypes lays members out as C does by default. Where the compiler reported something else (a packed
+struct, an aligned attribute, a bitfield) the difference becomes explicit: padding members, a
+zero-length array that raises the alignment, and members read through their bytes. ``_pack_`` and
+ctypes' own bitfields are not used: both differ between Python versions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from genbindings.errors import Error
+from genbindings.model import Field, Header, RecordRef, Struct
+
+_MAXIMUM = 8  # the strictest alignment of a ctypes integer
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A member of ``_fields_``: a field, padding of ``size`` bytes, or an alignment."""
+
+    kind: Literal["field", "padding", "alignment"]
+    name: str
+    offset: int
+    size: int
+    field: Field | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A struct in ctypes: its ``_fields_``, and the fields that become descriptors."""
+
+    slots: tuple[Slot, ...]
+    descriptors: tuple[Field, ...]
+
+
+def plan(struct: Struct, header: Header) -> Plan:
+    """Return how ctypes is told the layout of ``struct``.
+
+    Raises:
+        Error: its alignment is beyond what ctypes can express.
+    """
+    if struct.align > _MAXIMUM:
+        raise Error(
+            f"{struct.location}: {struct.name} is aligned to {struct.align} bytes, which ctypes"
+            " cannot express",
+            "leave it out with --select or --allow-missing",
+        )
+    layout = _Layout(struct)
+    ordered = sorted(struct.fields, key=lambda field: field.offset)
+    for field in struct.fields if struct.kind == "union" else ordered:
+        layout.add(field, alignment(field, header))
+    return layout.finish()
+
+
+def alignment(field: Field, header: Header) -> int:
+    """Return the alignment that ctypes gives the type of ``field``, in bytes."""
+    if isinstance(field.type, RecordRef):
+        return header.structs[field.type.name].align
+    return 1 if field.type.kind == "opaque" else max(1, field.type.size)
+
+
+class _Layout:
+    """Follows what ctypes would do, member by member."""
+
+    def __init__(self, struct: Struct) -> None:
+        self._struct = struct
+        self._slots: list[Slot] = []
+        self._descriptors: list[Field] = []
+        self._at = 0
+        self._align = 1
+        self._paddings = 0
+        self._longest = 0  # of a union's members
+
+    def add(self, field: Field, align: int) -> None:
+        misplaced = field.offset % align or align > self._struct.align
+        if field.bit_size is not None or misplaced or field.offset < self._at:
+            self._descriptors.append(field)
+            return
+        natural = -(-self._at // align) * align
+        if natural != field.offset:
+            self._pad(field.offset - self._at)
+        self._slots.append(Slot("field", field.name, field.offset, field.size, field))
+        self._align = max(self._align, align)
+        if self._struct.kind == "struct":
+            self._at = field.offset + field.size
+        else:
+            self._longest = max(self._longest, field.size)
+
+    def _pad(self, size: int) -> None:
+        self._slots.append(Slot("padding", f"_pad{self._paddings}", self._at, size))
+        self._paddings += 1
+        self._at += size
+
+    def finish(self) -> Plan:
+        end = self._at if self._struct.kind == "struct" else self._longest
+        if -(-end // self._struct.align) * self._struct.align != self._struct.size:
+            self._at = 0 if self._struct.kind == "union" else self._at
+            self._pad(self._struct.size - self._at)
+        if self._align < self._struct.align:
+            self._slots.insert(0, Slot("alignment", "_align", 0, self._struct.align))
+        return Plan(tuple(self._slots), tuple(self._descriptors))

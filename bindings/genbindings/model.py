@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The model of a header: what every backend reads and none of them changes.
+
+Sizes, offsets and alignments are bytes, as the compiler reported them. In the bit dialect
+(mlx5_ifc.h, where ``u8 name[0x20]`` declares 32 bits) they are bits; ``Header.dialect`` says which.
+There the width of a field is its element's size, not a dimension of ``count``.
+Names are C names throughout; what they are called in Python is the backends' business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Dialect = Literal["bytes", "bits"]
+ScalarKind = Literal["int", "char", "bool", "float", "pointer", "opaque"]
+Direction = Literal["none", "read", "write", "read-write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in a header: the file's base name and a line counted from 1."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A type without members. ``name`` is how C spells it, such as ``__u32`` or ``void *``."""
+
+    name: str
+    size: int
+    kind: ScalarKind
+    signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRef:
+    """A struct or union, by its key in :attr:`Header.structs`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A member.
+
+    ``count`` holds the dimensions of an array, outermost first; None in it stands for a flexible
+    array, whose ``size`` is 0 (so is one of an old-style ``x[0]``). A bitfield has ``bit_offset`` (from the first byte of the struct,
+    counted from its least significant bit on little-endian machines) and ``bit_size``. An
+    anonymous struct or union member has the name ``""``.
+    """
+
+    name: str
+    offset: int
+    size: int
+    type: Scalar | RecordRef
+    count: tuple[int | None, ...] = ()
+    doc: str = ""
+    location: Location | None = None
+    bit_offset: int | None = None
+    bit_size: int | None = None
+
+    @property
+    def flexible(self) -> bool:
+        """Whether this is a flexible array: ``x[]`` or the older ``x[0]``."""
+        return bool(self.count) and self.count[0] in (None, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    """A struct or union.
+
+    ``name`` is the tag, the typedef's name where there is no tag, or ``OUTER.member`` for the type
+    of a member that has neither. ``spelling`` is how C names the type (``struct x``); it is empty
+    for the type of an anonymous member. ``own`` is false for a type from an ``<included>`` header
+    that is here only because a member has it.
+    """
+
+    name: str
+    kind: Literal["struct", "union"]
+    size: int
+    align: int
+    fields: tuple[Field, ...]
+    spelling: str
+    doc: str = ""
+    location: Location | None = None
+    own: bool = True
+
+    @property
+    def flexible(self) -> Field | None:
+        """The flexible array this struct ends with, or None."""
+        last = self.fields[-1] if self.fields else None
+        return last if last is not None and last.flexible and self.kind == "struct" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Enum:
+    """An enum; ``name`` is ``""`` for an anonymous one. ``docs`` is by enumerator."""
+
+    name: str
+    values: Mapping[str, int]
+    doc: str = ""
+    docs: Mapping[str, str] = field(default_factory=dict)
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """An object-like macro with a value; ``source`` is its text in the header."""
+
+    name: str
+    value: int | str
+    source: str
+    doc: str = ""
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ioctl:
+    """An ioctl: its number for the compiler's target, and what the header says of its argument.
+
+    ``struct`` is a key of :attr:`Header.structs` or None; ``argument`` is the C type as written;
+    ``stale`` is the name in the header's comment where no such struct exists.
+    """
+
+    name: str
+    number: int
+    struct: str | None
+    argument: str
+    direction: Direction
+    doc: str = ""
+    stale: str = ""
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Omitted:
+    """A symbol of the header that has no counterpart in the output, and why."""
+
+    name: str
+    reason: str
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Everything known about one header."""
+
+    name: str
+    sha256: str
+    spdx: str
+    target: str
+    dialect: Dialect
+    structs: Mapping[str, Struct]
+    enums: tuple[Enum, ...]
+    constants: Mapping[str, Constant]
+    ioctls: Mapping[str, Ioctl]
+    omitted: tuple[Omitted, ...]
+    doc: str = ""
+
+    def own_structs(self) -> Iterator[Struct]:
+        """Yield the types of the header itself, those of anonymous members left out."""
+        for struct in self.structs.values():
+            if struct.own and struct.spelling:
+                yield struct
+
+    def flat_fields(self, struct: Struct, base: int = 0) -> Iterator[Field]:
+        """Yield the members of ``struct``, those of anonymous members with their real offsets."""
+        for member in struct.fields:
+            offset = base + member.offset
+            if member.name:
+                bits = None if member.bit_offset is None else member.bit_offset + 8 * base
+                yield replace(member, offset=offset, bit_offset=bits)
+            elif isinstance(member.type, RecordRef):
+                yield from self.flat_fields(self.structs[member.type.name], offset)
