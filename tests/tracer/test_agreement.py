@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The comparison of the client's summary with the trace notices every figure that differs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from genbindings.errors import Error
+from mlxtrace.agreement import compare
+
+SOURCE, TARGET = "0000:01:00.1", "0000:01:00.2"
+SIZES = [4096, 23, 29, 31]
+SHARED = {
+    "images": 4,
+    "initial_images": 1,
+    "middle_images": 2,
+    "final_images": 1,
+    "image_bytes": SIZES,
+    "read_bytes": 4283,
+    "ioctls": 5,
+    "temporary_ends": 3,
+    "final_ends": 1,
+}
+
+
+def client(**changes: Any) -> dict[str, Any]:
+    summary = {
+        "source": SOURCE,
+        "target": TARGET,
+        "written_bytes": 4283,
+        "state_hashes_equal": True,
+    }
+    return summary | SHARED | changes
+
+
+def events(**changes: Any) -> list[dict[str, Any]]:
+    """The closing events of a trace; a change goes to whichever event has the key."""
+    source = {"type": "summary", "bdf": SOURCE, "failed_saves": 0} | SHARED
+    target = {
+        "type": "summary",
+        "bdf": TARGET,
+        "written_bytes": 4283,
+        "load_bytes": SIZES,
+        "failed_loads": 0,
+    }
+    lost = {"type": "lost", "lost_records": 0, "missed_returns": 0}
+    result: list[dict[str, Any]] = [source, target, lost]
+    for event in result:
+        event.update({key: value for key, value in changes.items() if key in event})
+    return result
+
+
+def test_two_witnesses_of_the_same_migration_agree() -> None:
+    rows = compare(client(), events())
+    assert all(row.agrees for row in rows)
+    assert len(rows) >= 15
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": 5},
+        {"initial_images": 0},
+        {"middle_images": 3},
+        {"final_images": 2},
+        {"image_bytes": [4096, 23, 29, 37]},
+        {"load_bytes": [4096, 23, 31, 29]},
+        {"read_bytes": 4282},
+        {"written_bytes": 4282},
+        {"ioctls": 4},
+        {"temporary_ends": 2},
+        {"final_ends": 2},
+        {"failed_saves": 1},
+        {"failed_loads": 1},
+        {"lost_records": 1},
+        {"missed_returns": 1},
+    ],
+    ids=lambda change: str(next(iter(change))),
+)
+def test_each_figure_that_differs_is_noticed(change: dict[str, Any]) -> None:
+    assert sum(not row.agrees for row in compare(client(), events(**change))) == 1
+
+
+def test_hashes_that_differ_are_noticed_and_absent_ones_are_no_figure() -> None:
+    assert [row.agrees for row in compare(client(state_hashes_equal=False), events())][-1] is False
+    names = [row.name for row in compare(client(state_hashes_equal=None), events())]
+    assert not [name for name in names if "hash" in name]
+
+
+def test_a_trace_without_one_of_the_vfs_is_an_error() -> None:
+    with pytest.raises(Error, match=f"no summary of {TARGET}"):
+        compare(client(), [event for event in events() if event.get("bdf") != TARGET])
+
+
+def test_a_trace_that_was_cut_is_an_error() -> None:
+    with pytest.raises(Error, match="was cut"):
+        compare(client(), [event for event in events() if event["type"] != "lost"])

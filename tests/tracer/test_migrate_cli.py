@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``mlxtrace migrate`` from the outside: usage, one-line errors, output, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from genbindings import console
+from mlxtrace import cli_migrate, devices, vfio
+from mlxtrace.cli_migrate import command
+from mlxtrace.stream import Kind
+from mlxtrace.vfio import State
+
+from .fake_device import FakeDevice, Faults
+from .fake_kernel import BDF, OTHER_BDF, FakeKernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs the command as the console script does."""
+
+    def invoke(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mlxtrace", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            console.run(command, "mlxtrace")
+        output = capsys.readouterr()
+        assert "Traceback" not in output.out + output.err
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, output.out, output.err
+
+    return invoke
+
+
+@pytest.fixture
+def vfs(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
+    """Two VFs that migrate."""
+    found = {name: FakeDevice(name) for name in (BDF, OTHER_BDF)}
+    monkeypatch.setattr(vfio.Device, "open", lambda name: found[name])
+    monkeypatch.setattr(cli_migrate, "lookup", lambda name: name)
+    monkeypatch.setattr(cli_migrate, "require_vfio_driver", lambda _: None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Give either --source BDF or --from FILE."),
+        (["--source", BDF], "Give either --target BDF or --to FILE."),
+        (["--target", BDF], "Give either --source BDF or --from FILE."),
+        (["--source", BDF, "--from", "x", "--target", OTHER_BDF], "Give either --source"),
+        (["--source", BDF, "--to", "x", "--target", OTHER_BDF], "Give either --target"),
+        (["--from", "x", "--to", "y"], "would only copy a file"),
+        (["--source", BDF, "--target", BDF], "are the same device, 0000:01:00.1"),
+        (["--source", "01:00.1", "--target", BDF], "are the same device, 0000:01:00.1"),
+        (["--source", "eth0", "--target", BDF], "'eth0' is not a device address"),
+        (["--source", BDF, "--target", "0000:01:00.8"], "is not a device address"),
+        (["--from", "x", "--target", BDF, "--no-precopy"], "--no-precopy says how to save"),
+        (["--from", "x", "--target", BDF, "--min-rounds", "1"], "--min-rounds says how"),
+        (["--source", BDF, "--to", "x", "--flip-byte", "-1"], "-1 is not in the range"),
+        (
+            ["--source", BDF, "--to", "x", "--min-rounds", "9", "--max-rounds", "3"],
+            "--min-rounds 9 exceeds --max-rounds 3",
+        ),
+        (["--source", BDF, "--to", "/"], "is a directory"),
+    ],
+)
+def test_usage_errors(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_help_names_every_option() -> None:
+    result = CliRunner().invoke(command, ["--help"])
+    assert result.exit_code == 0
+    for parameter in command.params:
+        assert parameter.opts[0] in result.output
+    assert all(len(line) <= 100 for line in result.output.splitlines())
+
+
+def test_a_device_that_does_not_exist(run: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, err = run("--source", "ffff:ff:1f.7", "--target", BDF)
+    assert (status, out) == (1, "")
+    assert err.splitlines()[0] == "mlxtrace: error: ffff:ff:1f.7: there is no such device"
+
+
+def test_a_vf_that_is_not_bound(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "module_available", lambda _: True)
+    kernel = FakeKernel(tmp_path, monkeypatch)
+    kernel.add("0000:03:00.1", 9, None, None)
+    status, _, err = run("--source", BDF, "--target", "0000:03:00.1")
+    assert status == 1
+    assert kernel.requests == [], "opening the source would have reset it"
+    first, hint = err.splitlines()
+    assert first == "mlxtrace: error: 0000:03:00.1: no driver is bound to it"
+    assert hint.startswith("  hint: echo mlx5_vfio_pci > ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="drops root's privileges")
+def test_no_root(tmp_path: Path) -> None:
+    """A user who may not open the group is told so, by the real open(2)."""
+    script = """
+import os, pathlib, sys
+import pytest
+from fake_kernel import FakeKernel
+from genbindings import console
+from mlxtrace.cli_migrate import command
+kernel = FakeKernel(pathlib.Path(sys.argv.pop(1)), pytest.MonkeyPatch())
+for path in (kernel.dev / "vfio").iterdir():
+    path.chmod(0o600)
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+console.run(command, "mlxtrace")
+"""
+    from .fake_kernel import __file__ as beside
+
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), "--source", BDF, "--target", OTHER_BDF],
+        env={**os.environ, "PYTHONPATH": os.path.dirname(beside or "")},  # noqa: PTH120
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    first, hint = done.stderr.splitlines()
+    assert first.endswith("vfio/vfio: EACCES: permission denied")
+    assert hint.startswith("  hint: run it as root")
+
+
+def test_text_and_json_file(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice], tmp_path: Path
+) -> None:
+    path = tmp_path / "summary.json"
+    status, out, err = run("--source", BDF, "--target", OTHER_BDF, "--json", str(path))
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == f"migrated: {BDF} -> {OTHER_BDF}"
+    assert max(map(len, lines)) <= 110
+    assert any(line.startswith("downtime ") for line in lines)
+    assert not any("hash" in line for line in lines), "silent without the lab"
+    summary = json.loads(path.read_text())
+    assert summary["result"] == "done"
+    assert summary["middle_images"] >= 2
+    assert all(each.closed for each in vfs.values())
+
+
+def test_json_to_stdout_is_one_line(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice]
+) -> None:
+    status, out, _ = run("--source", BDF, "--target", OTHER_BDF, "--json", "-")
+    assert status == 0
+    assert json.loads(out)["source_state"].startswith("STOP")
+    assert vfs[OTHER_BDF].current is State.RUNNING
+
+
+def test_a_damaged_byte_is_one_line_with_the_image(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice]
+) -> None:
+    status, out, err = run("--source", BDF, "--target", OTHER_BDF, "--flip-byte", "200")
+    assert status == 1
+    assert err.splitlines()[0].startswith(
+        f"mlxtrace: error: {OTHER_BDF}: writing migration data: EINVAL (Invalid argument), in "
+        "image 1 (initial), stream offset 24, "
+    )
+    assert f"source    {BDF}: RUNNING again (from PRE_COPY)" in out
+    assert f"target    {OTHER_BDF}: reset (RUNNING)" in out
+    assert "damaged   the byte at stream offset 200" in out
+    assert vfs[OTHER_BDF].resets == 1
+
+
+def test_through_a_file(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice], tmp_path: Path
+) -> None:
+    path = tmp_path / "vf.mlxstream"
+    status, out, _ = run("--source", BDF, "--to", str(path))
+    assert status == 0
+    assert f"target    {path}: complete" in out
+    status, out, _ = run("--from", str(path), "--target", OTHER_BDF)
+    assert status == 0
+    assert out.startswith(f"migrated: {path} -> {OTHER_BDF}")
+    assert vfs[BDF].hash() == vfs[OTHER_BDF].hash()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_bad_file_is_refused_before_a_device_is_opened(
+    run: Callable[..., tuple[int, str, str]],
+    vfs: dict[str, FakeDevice],
+    tmp_path: Path,
+    damage: str,
+) -> None:
+    path = tmp_path / "vf.mlxstream"
+    run("--source", BDF, "--to", str(path))
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    status, _, err = run("--from", str(path), "--target", OTHER_BDF)
+    assert status == 1
+    assert ("cut off" if damage == "cut" else "damaged") in err.splitlines()[0]
+    assert vfs[OTHER_BDF].log == [State.RUNNING]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_cancels(
+    run: Callable[..., tuple[int, str, str]],
+    vfs: dict[str, FakeDevice],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    before = signal.getsignal(number)
+    real = FakeDevice.tick
+
+    def tick(self: FakeDevice) -> None:
+        if self.current is State.STOP_COPY:
+            signal.raise_signal(number)
+        real(self)
+
+    monkeypatch.setattr(FakeDevice, "tick", tick)
+    status, out, err = run("--source", BDF, "--target", OTHER_BDF)
+    assert status == 1
+    assert err == f"mlxtrace: error: cancelled by {number.name}\n"
+    assert "RUNNING again (from STOP_COPY)" in out
+    assert [each.current for each in vfs.values()] == [State.RUNNING] * 2
+    assert signal.getsignal(number) is before
+
+
+def test_an_ignored_signal_stays_ignored(
+    run: Callable[..., tuple[int, str, str]],
+    vfs: dict[str, FakeDevice],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As nohup wants it."""
+    real = FakeDevice.tick
+
+    def tick(self: FakeDevice) -> None:
+        signal.raise_signal(signal.SIGHUP)
+        real(self)
+
+    monkeypatch.setattr(FakeDevice, "tick", tick)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        status, _, _ = run("--source", BDF, "--target", OTHER_BDF)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert status == 0
+    assert vfs[OTHER_BDF].current is State.RUNNING
+
+
+def test_a_failing_source_names_the_image(
+    run: Callable[..., tuple[int, str, str]],
+    vfs: dict[str, FakeDevice],
+) -> None:
+    vfs[BDF].faults = Faults(read_error_at=1000)
+    status, _, err = run("--source", BDF, "--target", OTHER_BDF)
+    assert status == 1
+    assert f"{BDF}: reading migration data: ENODEV (No such device), in image 1 (initial)" in err
+
+
+def test_a_place_for_the_summary_that_does_not_exist(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice], tmp_path: Path
+) -> None:
+    target = tmp_path / "none/summary.json"
+    status, _, err = run("--source", BDF, "--target", OTHER_BDF, "--json", str(target))
+    assert status == 1
+    assert "cannot write" in err
+    assert vfs[BDF].log == [State.RUNNING], "it is noticed before anything is done"
+
+
+def test_help_does_not_import_what_is_slow() -> None:
+    """In an emulated guest every import is felt."""
+    script = (
+        "import sys; from mlxtrace.cli_migrate import command; "
+        "slow = {'rich', 'jinja2', 'elftools', 'bcc', 'mlxtrace.vfio'} & set(sys.modules); "
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_kinds_are_those_that_the_summary_counts() -> None:
+    assert [kind.value for kind in Kind] == ["initial", "middle", "final"]

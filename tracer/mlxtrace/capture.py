@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The live end of the record stream: compiles the program, attaches it, reads its ring.
+
+The only module that imports bcc.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genbindings.errors import Error
+
+from mlxtrace import counters, fentry, host, program, records
+from mlxtrace.catalogue import PROBES, Probe
+from mlxtrace.counters import Counters, ProbeCounts
+from mlxtrace.kprobe import Attacher, Attachment, is_absent
+from mlxtrace.probetable import ATTACHED, ProbeState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from types import ModuleType
+
+    from mlxtrace.layout import Layouts
+
+_FLOW_FIELDS = (
+    "calls",
+    "bytes",
+    "busy_ns",
+    "first_ns",
+    "last_ns",
+    "temporary",
+    "final",
+    "again",
+    "errors",
+    "last_error",
+)
+_QUIET_TRIES = 20
+
+
+def load_bcc() -> ModuleType:
+    """Import bcc.
+
+    Raises:
+        Error: it is not installed, invisible from this environment, or broken.
+    """
+    try:
+        import bcc
+    except ImportError as error:
+        if error.name and error.name != "bcc":
+            raise Error(f"bcc does not load: {error}", "reinstall python3-bpfcc") from None
+        raise Error(
+            "bcc for Python is not there (Debian and Ubuntu: apt install python3-bpfcc; Fedora "
+            "and RHEL: dnf install python3-bcc)",
+            f"{sys.prefix} must see the system's packages: make a virtual environment with "
+            "--system-site-packages, and never install bcc from PyPI, which is something else",
+        ) from None
+    except OSError as error:
+        raise Error(
+            f"bcc does not load: {error}",
+            "libbpfcc and LLVM do not fit together: reinstall python3-bpfcc and libbpfcc",
+        ) from None
+    if not hasattr(bcc, "BPF"):
+        raise Error(
+            f"{bcc.__file__} is not bcc, but the unrelated package of that name from PyPI",
+            "pip uninstall bcc, then install the system's python3-bpfcc",
+        )
+    module: ModuleType = bcc
+    return module
+
+
+class Capture:
+    """A running trace.
+
+    Args:
+        probes: what to attach.
+        layouts: the driver's offsets.
+        devices: names of the devices to trace, all if empty.
+        ring_pages: size of the ring.
+    """
+
+    def __init__(
+        self,
+        probes: Sequence[Probe],
+        layouts: Layouts,
+        devices: Collection[str] = (),
+        ring_pages: int = program.RING_PAGES,
+    ) -> None:
+        self._probes = probes
+        self._layouts = layouts
+        self._devices = devices
+        self._ring_pages = ring_pages
+        self._attached: dict[str, list[Attachment]] = {}
+        self._attacher: Attacher | None = None
+        self._bpf: Any = None
+        self._chunks: list[bytes] = []
+        self._lost = 0
+        self._armed_ns = 0
+
+    def start(self) -> list[ProbeState]:
+        """Compile, load, attach; return what became of each probe.
+
+        Raises:
+            Error: something is missing; the message says what to do.
+        """
+        bcc = load_bcc()
+        self._attacher = Attacher()
+        text = program.render(
+            self._probes,
+            self._layouts,
+            filtered=bool(self._devices),
+            ring_pages=self._ring_pages,
+        )
+        self._bpf = _compile(bcc, text)
+        for name in self._devices:
+            table = self._bpf["wanted_names"]
+            key = table.Key()
+            words = records.name_values(name)
+            for index in range(len(key.word)):
+                key.word[index] = words[index]
+            table[key] = table.Leaf(1)
+        self._bpf["events"].open_ring_buffer(self._receive)
+        states = [self._attach(bcc, probe) for probe in self._probes]
+        self._armed_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._bpf["armed_ns"][ctypes.c_int(0)] = ctypes.c_uint64(self._armed_ns)
+        return states
+
+    def poll(self, timeout_ms: int) -> bytes:
+        """Wait for records for at most ``timeout_ms``; return what came, whole records."""
+        self._bpf.ring_buffer_poll(timeout_ms)
+        lost = self._counter(counters.LOST)
+        if lost > self._lost:
+            self._lost = lost
+            self._chunks.append(self._own_record(records.Kind.LOST, 0, (lost,)))
+        chunk = b"".join(self._chunks)
+        self._chunks.clear()
+        return chunk
+
+    def stop(self) -> tuple[bytes, Counters]:
+        """Count, detach, and return the last records with the counters."""
+        result = self._count()
+        for attachments in self._attached.values():
+            for attachment in attachments:
+                self._require_attacher().detach(attachment)
+        self._attached.clear()
+        self._bpf.ring_buffer_consume()
+        self._chunks.extend(self._rest_of_flows())
+        return self.poll(0), result
+
+    def _receive(self, _context: object, data: int, _size: int) -> int:
+        # The ring rounds sizes up to 8; a record is 128.
+        self._chunks.append(ctypes.string_at(data, records.SIZE))
+        return 0
+
+    def _attach(self, bcc: ModuleType, probe: Probe) -> ProbeState:
+        if probe.name == "precopy-ioctl" and not self._layouts.has_precopy_info:
+            return ProbeState.absent(probe, "this driver has no PRE_COPY")
+        if probe.interrupt and (state := self._attach_by_fentry(probe)) is not None:
+            return state
+        attacher = self._require_attacher()
+        programs = [
+            self._bpf.load_func(name.encode(), bcc.BPF.KPROBE).fd for name in probe.programs
+        ]
+        problem = ""
+        for symbol in probe.symbols:
+            done: list[Attachment] = []
+            try:
+                for number, descriptor in enumerate(programs):
+                    done.append(attacher.attach(descriptor, symbol, at_return=number == 1))
+            except OSError as error:
+                for attachment in done:
+                    attacher.detach(attachment)
+                if not is_absent(error):
+                    raise Error(
+                        f"the kernel refuses a probe on {symbol}: {error.strerror}",
+                        "see dmesg; lockdown and perf_event_paranoid can forbid probes",
+                    ) from None
+                why = host.why_absent(symbol, probe.module) or "refused by the kernel"
+                problem = problem or why
+                continue
+            self._attached[probe.name] = done
+            return ProbeState(probe, ATTACHED, symbol=symbol, how="kprobe")
+        if probe.required:
+            raise Error(
+                f"the probe {probe.name} has no place: {probe.symbols[0]} is {problem}",
+                f"without it {probe.loses}",
+            )
+        return ProbeState.absent(probe, problem)
+
+    def _attach_by_fentry(self, probe: Probe) -> ProbeState | None:
+        """Attach where the kernel and the module's BTF allow it; None where they do not."""
+        name = f"fentry_{probe.identifier}"
+        code = self._bpf.dump_func(name.encode())
+        for symbol in probe.symbols:
+            try:
+                program_fd, link = fentry.attach(name, code, symbol, probe.module)
+            except OSError:
+                continue
+            self._attached[probe.name] = [Attachment(program_fd, -1, link)]
+            return ProbeState(probe, ATTACHED, symbol=symbol, how="fentry")
+        return None
+
+    def _require_attacher(self) -> Attacher:
+        assert self._attacher is not None, "start() first"
+        return self._attacher
+
+    def _own_record(self, kind: records.Kind, vdev: int, value: tuple[int, ...]) -> bytes:
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        task = os.getpid()
+        return records.pack(records.Raw(now, vdev, task, task, kind, 0, 0, b"mlxtrace", value))
+
+    def _counter(self, index: int) -> int:
+        return int(self._bpf["counters"][ctypes.c_int(index)].value)
+
+    def _count(self) -> Counters:
+        for _ in range(_QUIET_TRIES):
+            before = [self._counter(index) for index in range(counters.COUNT)]
+            still_open = self._open_calls()
+            after = [self._counter(index) for index in range(counters.COUNT)]
+            if before == after:
+                break
+        result = Counters(after[counters.LOST], after[counters.UNTRACKED])
+        attacher = self._require_attacher()
+        for index, probe in enumerate(PROBES):
+            if probe.name not in self._attached:
+                continue
+            slot = counters.FIRST_PROBE + 2 * index
+            skips = [attacher.skipped(a) for a in self._attached[probe.name]]
+            counted = [skip for skip in skips if skip is not None]
+            result.probes[probe.name] = ProbeCounts(
+                entries=after[slot],
+                returns=after[slot + 1],
+                open=still_open.get(index, 0),
+                skipped=sum(counted) if counted else None,
+            )
+        return result
+
+    def _open_calls(self) -> dict[int, int]:
+        """Calls by probe that began while tracing, and whose thread may still be in them."""
+        found: dict[int, int] = {}
+        for key, call in self._bpf["calls"].items():
+            thread, probe = key.value >> 8, key.value & 0xFF
+            if call.start_ns >= self._armed_ns and Path(f"/proc/{thread}").exists():
+                found[probe] = found.get(probe, 0) + 1
+        return found
+
+    def _rest_of_flows(self) -> Iterator[bytes]:
+        for key, device in self._bpf["devices"].items():
+            if not device.wanted:
+                continue
+            for flow, kind in zip(
+                device.flow, (records.Kind.READ, records.Kind.WRITE), strict=True
+            ):
+                total = flow.calls + flow.temporary + flow.final + flow.again + flow.errors
+                if total == flow.reported:
+                    continue
+                if not device.announced:
+                    device.announced = 1
+                    yield self._own_record(records.Kind.DEVICE, key.value, tuple(device.name))
+                value = tuple(int(getattr(flow, name)) for name in _FLOW_FIELDS)
+                yield self._own_record(kind, key.value, value)
+
+
+def _compile(bcc: ModuleType, text: str) -> Any:
+    with _captured_stderr() as said:
+        try:
+            return bcc.BPF(text=text, cflags=list(program.CFLAGS))
+        except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
+            output = said()
+            failure = f"{error}"
+    first = next((line for line in output.splitlines() if "error:" in line), failure)
+    if "bpf_" in first and "incomplete" in first:
+        hint = f"bcc {bcc.__version__} is older than the kernel {platform.release()}: update it"
+    elif "headers" in output:
+        hint = f"install linux-headers-{platform.release()}"
+    else:
+        hint = "mlxtrace precopy --ebpf prints the program"
+    raise Error(f"the BPF program does not compile: {first.strip()}", hint)
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Send what clang writes to file descriptor 2 into a file; yield what reads it."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+
+        def said() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

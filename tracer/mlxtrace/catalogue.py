@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The probes of ``mlxtrace precopy``: what each is put on, what it sees, what is lost without it.
+
+The firmware mailbox is the anchor: opcodes 0x115 to 0x119 through ``mlx5_cmd_exec`` and
+``mlx5_cmd_exec_cb`` have kept their layout since Linux 5.18. The driver's own functions differ
+between kernels and add detail.
+
+No more is attached than the output needs. The kernel skips a kprobe program that interrupts
+another one on the same CPU, and the completion of a SAVE is an interrupt: each further probe
+makes it likelier that it is not seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from genbindings.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One probe.
+
+    Attributes:
+        name: what ``--without`` and the probe table call it; its handlers in the template are
+            ``enter_NAME`` and ``leave_NAME`` with underscores.
+        symbols: the functions that it can sit on, the best one first.
+        module: the module that has them, for messages.
+        returns: whether the function's return is probed as well as its entry.
+        interrupt: whether the function runs in hard interrupt context, where the kernel may skip
+            a kprobe's program; such a probe is put on by fentry where that works.
+        captures: what it sees.
+        loses: what the output lacks without it.
+        required: whether there is no use in tracing without it.
+    """
+
+    name: str
+    symbols: tuple[str, ...]
+    module: str
+    captures: str
+    loses: str
+    returns: bool = False
+    interrupt: bool = False
+    required: bool = False
+
+    @property
+    def identifier(self) -> str:
+        """The name as a C identifier."""
+        return self.name.replace("-", "_")
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The names of its handlers, in the order in which they are attached."""
+        sides = ("enter", "leave") if self.returns else ("enter",)
+        return tuple(f"{side}_{self.identifier}" for side in sides)
+
+
+DRIVER = "mlx5_vfio_pci"
+CORE = "mlx5_core"
+VFIO = "vfio"
+
+PROBES: tuple[Probe, ...] = (
+    Probe(
+        "set-state",
+        ("mlx5vf_pci_set_device_state",),
+        DRIVER,
+        "each SET_STATE: who asked, for which state, how long it took, its result",
+        "there are no states, and so no sessions",
+        returns=True,
+        required=True,
+    ),
+    Probe(
+        "next-state",
+        ("vfio_mig_get_next_state",),
+        VFIO,
+        "each arc that a SET_STATE walks",
+        "only whole SET_STATE calls are shown, not their arcs",
+        returns=True,
+    ),
+    Probe(
+        "precopy-ioctl",
+        ("mlx5vf_precopy_ioctl",),
+        DRIVER,
+        "each VFIO_MIG_GET_PRECOPY_INFO: initial and dirty bytes, latency, error",
+        "there are no ioctl rows (a driver without PRE_COPY has none)",
+        returns=True,
+    ),
+    Probe(
+        "save-read",
+        ("mlx5vf_save_read",),
+        DRIVER,
+        "bytes read, temporary ends, the final end of the stream",
+        "reads and ends of the stream are missing",
+        returns=True,
+    ),
+    Probe(
+        "resume-write",
+        ("mlx5vf_resume_write",),
+        DRIVER,
+        "bytes written to the target",
+        "writes are missing",
+        returns=True,
+    ),
+    Probe(
+        "save-entry",
+        ("mlx5vf_cmd_save_vhca_state",),
+        DRIVER,
+        "when the driver began to wait for the previous SAVE, and into which buffer it saves",
+        "the wait before a SAVE is unknown, and the size of one whose callback is not seen",
+    ),
+    Probe(
+        "cmd-exec-cb",
+        ("mlx5_cmd_exec_cb",),
+        CORE,
+        "each SAVE command as it is issued",
+        "there are no SAVEs",
+        required=True,
+    ),
+    Probe(
+        "save-callback",
+        ("mlx5vf_save_callback",),
+        DRIVER,
+        "each SAVE's completion: firmware time, status, syndrome, size",
+        "a SAVE's time is only bounded by the first read of it, and its status is unknown",
+        interrupt=True,
+    ),
+    Probe(
+        "cmd-exec",
+        ("mlx5_cmd_exec",),
+        CORE,
+        "QUERY, SUSPEND, RESUME and LOAD: time, status, syndrome, size",
+        "there are no LOADs and no QUERY results",
+        returns=True,
+        required=True,
+    ),
+)
+
+SEVENTH_ARGUMENT = {
+    # System V: arguments 7 and up are on the stack, above the return address.
+    "x86_64": "load64(PT_REGS_SP(ctx) + 8)",
+    # AAPCS64: x0 to x7.
+    "aarch64": "(u64)((struct user_pt_regs *)ctx)->regs[6]",
+}
+"""How C reaches a function's 7th argument at its entry, by ``platform.machine()``."""
+
+
+def select(without: Collection[str] = ()) -> tuple[Probe, ...]:
+    """Return the probes to attach, less the optional ones named in ``without``.
+
+    Raises:
+        UsageError: ``without`` names something that is not a probe, or a required one.
+    """
+    names = {probe.name: probe for probe in PROBES}
+    for name in without:
+        if name not in names:
+            raise UsageError(f"there is no probe {name!r}", f"probes: {', '.join(names)}")
+        if names[name].required:
+            raise UsageError(f"nothing can be traced without the probe {name!r}")
+    return tuple(probe for probe in PROBES if probe.name not in without)

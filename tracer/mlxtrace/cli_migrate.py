@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command ``mlxtrace migrate``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from genbindings.console import CONTEXT
+from genbindings.errors import Error, UsageError
+from mlxtrace.devices import lookup, parse_name, require_vfio_driver
+
+if TYPE_CHECKING:
+    from mlxtrace.migrate_model import Options, Result
+
+
+def _device_name(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """Return a device's name in canonical form; another is a usage error."""
+    if value is None:
+        return None
+    try:
+        return parse_name(value)
+    except UsageError as error:
+        raise click.BadParameter(f"{error}; {error.hint}", context, parameter) from None
+
+
+_ENGINE_OPTIONS = ("no_precopy", "downtime_limit", "min_rounds", "max_rounds")
+
+
+@click.command("migrate", context_settings=CONTEXT)
+@click.option("--source", callback=_device_name, metavar="BDF", help="VF whose state is saved.")
+@click.option("--target", callback=_device_name, metavar="BDF", help="VF that takes it over.")
+@click.option(
+    "--to",
+    "to_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Save the state in a stream file (.mlxstream) instead of a target.",
+)
+@click.option(
+    "--from",
+    "from_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Load the state from a stream file instead of a source.",
+)
+@click.option("--no-precopy", is_flag=True, help="Stop the source first, then copy.")
+@click.option(
+    "--downtime-limit",
+    type=click.IntRange(min=0),
+    default=300,
+    show_default=True,
+    metavar="MS",
+    help="Stop the source when what is left fits in this time, in milliseconds.",
+)
+@click.option(
+    "--min-rounds",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Middle images to send before that; fewer only if nothing changes any more.",
+)
+@click.option(
+    "--max-rounds",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    metavar="N",
+    help="Stop after so many middle rounds, whatever is left.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Write the summary as one JSON line to FILE, or to stdout (-) instead of text.",
+)
+@click.option(
+    "--flip-byte",
+    type=click.IntRange(min=0),
+    metavar="OFFSET",
+    help="Test aid: damage the byte at this offset of the stream on its way.",
+)
+@click.pass_context
+def command(
+    context: click.Context,
+    source: str | None,
+    target: str | None,
+    to_file: Path | None,
+    from_file: Path | None,
+    no_precopy: bool,
+    downtime_limit: int,
+    min_rounds: int,
+    max_rounds: int,
+    json_file: Path | None,
+    flip_byte: int | None,
+) -> int:
+    """Migrate a VF's state to another VF, to a file, or from one.
+
+    Give --source or --from, and --target or --to. The VFs must be bound to mlx5-vfio-pci and not
+    be in use. When it is done, the source is stopped and the target runs; both are reset when
+    the command closes them. If anything fails, the source runs again and the target is reset.
+
+    Exit status: 0 done (and the state hashes are equal, where the lab offers them), 1 failed,
+    2 usage.
+    """
+    _check_sides(source, target, to_file, from_file)
+    if from_file is not None:
+        given = [name for name in _ENGINE_OPTIONS if _is_given(context, name)]
+        if given:
+            option = given[0].replace("_", "-")
+            raise click.UsageError(f"--{option} says how to save: it does not go with --from.")
+    if min_rounds > max_rounds:
+        raise click.UsageError(f"--min-rounds {min_rounds} exceeds --max-rounds {max_rounds}.")
+    if json_file is not None and json_file.name != "-" and not json_file.parent.is_dir():
+        raise Error(f"cannot write {json_file}: no such directory {json_file.parent}")
+
+    from mlxtrace.migrate_model import Options
+
+    options = Options(
+        precopy=not no_precopy,
+        downtime_limit_s=downtime_limit / 1000,
+        min_rounds=min_rounds,
+        max_rounds=max_rounds,
+    )
+    result = _migrate(source or from_file, target or to_file, options, flip_byte)
+    _show(result, json_file)
+    if result.error is not None:
+        raise result.error
+    return 0
+
+
+def _check_sides(
+    source: str | None, target: str | None, to_file: Path | None, from_file: Path | None
+) -> None:
+    """Check that there is one origin, one destination, and that they differ."""
+    if (source is None) == (from_file is None):
+        raise click.UsageError("Give either --source BDF or --from FILE.")
+    if (target is None) == (to_file is None):
+        raise click.UsageError("Give either --target BDF or --to FILE.")
+    if from_file is not None and to_file is not None:
+        raise click.UsageError("--from FILE --to FILE would only copy a file: give --target.")
+    if source is not None and source == target:
+        raise click.UsageError(f"--source and --target are the same device, {source}.")
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _migrate(
+    origin: str | Path | None, destination: str | Path | None, options: Options, flip: int | None
+) -> Result:
+    """Open what is to be opened and migrate."""
+    # Here and not above, so that help and usage errors do not wait for it.
+    from mlxtrace.migrate import migrate_from_file, migrate_to_device, migrate_to_file
+    from mlxtrace.migrate_progress import cancelled_by_signals, shown_on_terminal
+    from mlxtrace.streamfile import load
+    from mlxtrace.vfio import Device
+
+    with contextlib.ExitStack() as stack:
+        check = stack.enter_context(cancelled_by_signals())
+        file = load(origin) if isinstance(origin, Path) else None
+        names = [name for name in (origin, destination) if isinstance(name, str)]
+        for name in names:
+            # Before any is opened: opening a device resets it.
+            require_vfio_driver(lookup(name))
+        opened = {name: stack.enter_context(Device.open(name)) for name in names}
+        tell = stack.enter_context(shown_on_terminal())
+        if file is not None:
+            assert isinstance(destination, str)
+            target = opened[destination]
+            return migrate_from_file(file, target, flip_byte=flip, check=check, tell=tell)
+        assert isinstance(origin, str)
+        source = opened[origin]
+        if isinstance(destination, str):
+            return migrate_to_device(
+                source, opened[destination], options, flip_byte=flip, check=check, tell=tell
+            )
+        assert destination is not None
+        return migrate_to_file(source, destination, options, flip_byte=flip, check=check, tell=tell)
+
+
+def _show(result: Result, json_file: Path | None) -> None:
+    """Print ``result``: as text, unless its JSON form goes to stdout."""
+    from mlxtrace.migrate_model import summary
+    from mlxtrace.migrate_report import render
+
+    if json_file is not None:
+        line = json.dumps(summary(result))
+        if str(json_file) == "-":
+            click.echo(line)
+            return
+        try:
+            json_file.write_text(line + "\n", encoding="utf-8")
+        except OSError as error:
+            click.echo(f"mlxtrace: cannot write {json_file}: {error.strerror}", err=True)
+    for line in render(result):
+        click.echo(line)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command ``mlxtrace precopy``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+from genbindings.console import CONTEXT
+from genbindings.errors import UsageError
+
+from mlxtrace import program
+
+_EPILOG = """\b
+Examples:
+  mlxtrace precopy                       all mlx5 VFs of this host, until Ctrl-C
+  mlxtrace precopy -d 0000:3b:00.2 -v    one VF; with probes and all firmware commands
+  mlxtrace precopy --json -w run.mlxrec  for programs, and recorded
+  mlxtrace precopy -c "mlxtrace migrate --source 0000:01:00.1 --target 0000:01:00.2"
+"""
+
+
+@click.command("precopy", context_settings=CONTEXT, epilog=_EPILOG)
+@click.option("-d", "--device", "devices", multiple=True, metavar="BDF", help="Only this VF.")
+@click.option(
+    "--duration", type=click.FloatRange(0, min_open=True), metavar="S", help="End after S seconds."
+)
+@click.option("-c", "command_line", metavar="CMD", help="Run CMD, and end when it ends.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the probes and every firmware command.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines (docs/events.md).")
+@click.option(
+    "-w",
+    "recording",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Record into FILE, for 'mlxtrace report'.",
+)
+@click.option("--strict", is_flag=True, help="Exit 3 if anything was lost, missed or incomplete.")
+@click.option(
+    "--ring-pages",
+    type=click.IntRange(1, 1 << 16),
+    default=program.RING_PAGES,
+    show_default=True,
+    metavar="N",
+    help="Size of the ring, a power of two.",
+)
+@click.option("--without", multiple=True, metavar="PROBE", help="Leave an optional probe out.")
+@click.option("--dry-run", is_flag=True, help="List the probes and their places, and exit.")
+@click.option("--ebpf", is_flag=True, help="Print the BPF program, and exit.")
+def command(
+    devices: tuple[str, ...],
+    duration: float | None,
+    command_line: str | None,
+    verbose: bool,
+    as_json: bool,
+    recording: Path | None,
+    strict: bool,
+    ring_pages: int,
+    without: tuple[str, ...],
+    dry_run: bool,
+    ebpf: bool,
+) -> int:
+    """Trace live migrations of mlx5 VFs: states, SAVEs, precopy ioctls, reads, ends, LOADs.
+
+    Rows go to stdout, everything else to stderr. TIME is when the thing was over. A closing
+    summary for each VF, and what the trace lost, come at the end.
+    """
+    from mlxtrace import precopy
+
+    if ring_pages & (ring_pages - 1):
+        raise UsageError(f"--ring-pages {ring_pages} is not a power of two")
+    if command_line is not None and not _words(command_line):
+        raise UsageError("-c has no command")
+    options = precopy.Options(
+        devices=devices,
+        duration_s=duration,
+        verbose=verbose,
+        as_json=as_json,
+        recording=recording,
+        ring_pages=ring_pages,
+        strict=strict,
+        command=_words(command_line or ""),
+        without=without,
+    )
+    if ebpf:
+        print(precopy.source(options), end="")
+        return 0
+    if dry_run:
+        precopy.dry_run(options, sys.stdout)
+        return 0
+    return precopy.run(options, sys.stdout)
+
+
+def _words(line: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(line))
+    except ValueError as error:
+        raise UsageError(f"-c: {line!r} is not shell words: {error}") from None

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The counters that the BPF program keeps, and what they say about losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlxtrace.catalogue import PROBES
+
+LOST = 0
+UNTRACKED = 1
+FIRST_PROBE = 2
+COUNT = FIRST_PROBE + 2 * len(PROBES)
+"""Slots of the program's array: the two above, then entries and returns of each probe."""
+
+
+@dataclass(slots=True)
+class ProbeCounts:
+    """What happened at one probe.
+
+    Attributes:
+        entries: calls whose entry was seen.
+        returns: calls whose return was seen as well.
+        open: calls that had not returned when tracing ended.
+        skipped: runs of its programs that the kernel skipped, by its own count; None where the
+            kernel (before 6.7) does not count them.
+    """
+
+    entries: int = 0
+    returns: int = 0
+    open: int = 0
+    skipped: int | None = None
+
+
+@dataclass(slots=True)
+class Counters:
+    """The losses of a trace, in the four ways that one can happen.
+
+    Attributes:
+        lost_records: the ring was full.
+        untracked: a map of the program was full.
+        probes: counts by the name of the probe.
+    """
+
+    lost_records: int = 0
+    untracked: int = 0
+    probes: dict[str, ProbeCounts] = field(default_factory=dict)
+
+    @property
+    def missed_returns(self) -> int:
+        """Calls whose return the kernel did not report, though they did return."""
+        returning = {probe.name for probe in PROBES if probe.returns}
+        return sum(
+            max(0, counts.entries - counts.returns - counts.open)
+            for name, counts in self.probes.items()
+            if name in returning
+        )
+
+    @property
+    def skipped(self) -> int | None:
+        """Runs that the kernel skipped, or None where it does not count them."""
+        counted = [c.skipped for c in self.probes.values() if c.skipped is not None]
+        return sum(counted) if counted else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for a recording."""
+        return {
+            "lost_records": self.lost_records,
+            "untracked": self.untracked,
+            "probes": {
+                name: {
+                    "entries": c.entries,
+                    "returns": c.returns,
+                    "open": c.open,
+                    "skipped": c.skipped,
+                }
+                for name, c in self.probes.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Counters:
+        """Return the counters of :meth:`to_json`."""
+        return cls(
+            lost_records=int(data.get("lost_records", 0)),
+            untracked=int(data.get("untracked", 0)),
+            probes={name: ProbeCounts(**value) for name, value in data.get("probes", {}).items()},
+        )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Raw records to events: the same for a running trace and for a recording."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlxtrace import records
+from mlxtrace.events import Event, Lost
+from mlxtrace.records import Kind, Raw
+from mlxtrace.session import VfSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlxtrace.counters import Counters
+
+UNNAMED = "?"
+"""Name of a device whose name was lost on the way."""
+
+
+class Decoder:
+    """Feeds records to the session of their VF.
+
+    Attributes:
+        incomplete_saves: SAVEs without a callback so far, over all VFs.
+    """
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, VfSession] = {}
+        self._by_device: dict[int, VfSession] = {}
+        self._last_ns = 0
+        self._handlers: dict[int, Callable[[VfSession, Raw], Iterator[Event]]] = {
+            Kind.SET_STATE: VfSession.set_state,
+            Kind.STEP: VfSession.step,
+            Kind.IOCTL: VfSession.ioctl,
+            Kind.READ: lambda vf, raw: vf.flow(raw, "read"),
+            Kind.WRITE: lambda vf, raw: vf.flow(raw, "write"),
+            Kind.SAVE_ISSUE: VfSession.save_issue,
+            Kind.SAVE_DONE: VfSession.save_done,
+            Kind.SAVE_UNSEEN: VfSession.save_unseen,
+            Kind.COMMAND: VfSession.command,
+        }
+
+    @property
+    def incomplete_saves(self) -> int:
+        """SAVEs without a callback so far."""
+        return sum(vf.totals.incomplete_saves for vf in self._by_name.values())
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Yield the events of a chunk of whole records; kinds that are unknown are passed over."""
+        for raw in records.unpack_all(chunk):
+            self._last_ns = max(self._last_ns, raw.boot_ns)
+            if raw.kind == Kind.DEVICE:
+                self._by_device[raw.vdev] = self._named(records.device_name(raw) or UNNAMED)
+            elif raw.kind == Kind.LOST:
+                yield Lost(bdf=None, boot_ns=raw.boot_ns, lost_records=raw.value[0])
+            elif (handler := self._handlers.get(raw.kind)) is not None:
+                vf = self._by_device.get(raw.vdev) or self._named(UNNAMED)
+                for event in handler(vf, raw):
+                    vf.totals.add(event)
+                    yield event
+
+    def finish(self, counters: Counters, boot_ns: int | None = None) -> Iterator[Event]:
+        """Yield what is only known at the end: open SAVEs, a summary for each VF, the losses.
+
+        ``boot_ns`` is when tracing ended; the last record's time if None.
+        """
+        end = self._last_ns if boot_ns is None else boot_ns
+        for vf in self._by_name.values():
+            for event in vf.finish(end):
+                vf.totals.add(event)
+                yield event
+        for name, vf in self._by_name.items():
+            if name == UNNAMED and not vf.totals.saves:
+                continue
+            yield vf.totals.summary(name, end, counters)
+        yield Lost(
+            bdf=None,
+            boot_ns=end,
+            lost_records=counters.lost_records,
+            missed_returns=counters.missed_returns,
+            skipped=counters.skipped,
+            incomplete_saves=self.incomplete_saves,
+            untracked=counters.untracked,
+            at_end=True,
+        )
+
+    def _named(self, name: str) -> VfSession:
+        return self._by_name.setdefault(name, VfSession(name))

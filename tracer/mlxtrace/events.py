@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a trace tells, one class per ``type`` of docs/events.md.
+
+The attributes are the keys of the JSON lines: their names carry the unit, and a None is a value
+that could not be known. ``boot_ns`` is CLOCK_BOOTTIME when the thing was over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+SCHEMA = 1
+"""Version of docs/events.md; it grows when a key changes its meaning or goes away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What all events have: the VF and the time. ``bdf`` is None for what concerns no one VF."""
+
+    type: ClassVar[str]
+
+    bdf: str | None
+    boot_ns: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys of the JSON line, ``type`` first."""
+        return {"type": self.type, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta(Event):
+    """The first line: what was traced, with what, on which clock."""
+
+    type: ClassVar[str] = "meta"
+
+    schema: int
+    version: str
+    host: str
+    kernel: str
+    monotonic_ns: int
+    realtime_ns: int
+    layout: str
+    filter: list[str]
+    vfs: list[str]
+    probes: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State(Event):
+    """One arc of the migration state machine, or a SET_STATE that walked none."""
+
+    type: ClassVar[str] = "state"
+
+    session: int
+    old_state: str
+    new_state: str
+    asked_state: str
+    start_boot_ns: int
+    duration_ns: int
+    errno: int
+    error: str
+    pid: int
+    tid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Save(Event):
+    """One SAVE_VHCA_STATE command."""
+
+    type: ClassVar[str] = "save"
+
+    session: int
+    image: int | None
+    kind: str
+    query_bytes: int | None
+    requested_bytes: int | None
+    image_bytes: int | None
+    issue_boot_ns: int | None
+    wait_ns: int | None
+    fw_ns: int | None
+    fw_max_ns: int | None
+    callback_seen: bool
+    status: int | None
+    status_name: str
+    syndrome: int | None
+    errno: int
+    error: str
+    pid: int
+    tid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ioctl(Event):
+    """One VFIO_MIG_GET_PRECOPY_INFO."""
+
+    type: ClassVar[str] = "ioctl"
+
+    session: int
+    precopy_init_size_bytes: int | None
+    precopy_dirty_size_bytes: int | None
+    latency_ns: int
+    errno: int
+    error: str
+    pid: int
+    tid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read(Event):
+    """The data reads of a saving VF (or writes of a resuming one) since its last event."""
+
+    type: ClassVar[str] = "read"
+
+    session: int
+    direction: str
+    calls: int
+    bytes: int
+    busy_ns: int
+    first_boot_ns: int
+    last_boot_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End(Event):
+    """read() or write() calls that moved no data: temporary end, final end, EAGAIN, error."""
+
+    type: ClassVar[str] = "end"
+
+    session: int
+    direction: str
+    kind: str
+    calls: int
+    errno: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load(Event):
+    """One LOAD_VHCA_STATE command on a target."""
+
+    type: ClassVar[str] = "load"
+
+    session: int
+    image: int
+    image_bytes: int
+    fw_ns: int
+    status: int
+    status_name: str
+    syndrome: int
+    errno: int
+    error: str
+    pid: int
+    tid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command(Event):
+    """A QUERY, SUSPEND or RESUME command."""
+
+    type: ClassVar[str] = "command"
+
+    session: int
+    opcode: int
+    name: str
+    op_mod: str
+    incremental: bool
+    query_bytes: int | None
+    remaining_bytes: int | None
+    fw_ns: int
+    status: int
+    status_name: str
+    syndrome: int
+    errno: int
+    error: str
+    pid: int
+    tid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost(Event):
+    """Losses: during the trace those of the ring so far, at its end all of them."""
+
+    type: ClassVar[str] = "lost"
+
+    lost_records: int
+    missed_returns: int | None = None
+    skipped: int | None = None
+    incomplete_saves: int | None = None
+    untracked: int | None = None
+    at_end: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary(Event):
+    """All of one VF: keys that ``mlxtrace migrate --json`` has too mean the same there."""
+
+    type: ClassVar[str] = "summary"
+
+    sessions: int
+    saves: int
+    images: int
+    initial_images: int
+    middle_images: int
+    final_images: int
+    cleanup_saves: int
+    failed_saves: int
+    image_bytes: list[int | None]
+    read_calls: int
+    read_bytes: int
+    write_calls: int
+    written_bytes: int
+    ioctls: int
+    failed_ioctls: int
+    temporary_ends: int
+    final_ends: int
+    stream_errors: int
+    loads: int
+    failed_loads: int
+    load_bytes: list[int]
+    load_fw_ns: int
+    save_fw_p50_ns: int | None
+    save_fw_max_ns: int | None
+    wait_ns: int
+    precopy_ns: int
+    stopped_ns: int
+    dirty_bytes_per_s: int | None
+    failed_arcs: int
+    lost_records: int
+    missed_returns: int
+    skipped: int | None
+    incomplete_saves: int

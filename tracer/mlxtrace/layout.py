@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the driver's fields are: taken from the running module's BTF, else from its DWARF.
+
+The driver's structs are private and change with every patch revision, so no offset is written
+down anywhere. What is written down here is which fields are wanted, under the names that the
+kernels have used.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from genbindings.errors import Error
+
+from mlxtrace.catalogue import DRIVER
+
+MODULES = Path("/lib/modules")
+DEBUG_FILES = Path("/usr/lib/debug/lib/modules")
+
+
+class Types(Protocol):
+    """Anything that knows offsets: see :class:`mlxtrace.btf.Btf`."""
+
+    def offset(self, struct: str, *path: str) -> int | None:
+        """Offset of a member in bytes, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One offset of the BPF program.
+
+    Attributes:
+        macro: its name in the program.
+        parts: (struct, field, …) whose offsets are added up; a field may be a tuple of names, of
+            which the first one that exists counts.
+        needed: whether the program cannot be made without it.
+    """
+
+    macro: str
+    parts: tuple[tuple[str, str | tuple[str, ...]], ...]
+    needed: bool = True
+
+
+_DRIVER = "mlx5vf_pci_core_device"
+_FILE = "mlx5_vf_migration_file"
+_BUFFER = "mlx5_vhca_data_buffer"
+
+WANTED: tuple[Wanted, ...] = (
+    Wanted("OFF_VDEV", ((_DRIVER, "core_device"), ("vfio_pci_core_device", "vdev"))),
+    Wanted("OFF_VDEV_DEV", (("vfio_device", "dev"),)),
+    Wanted("OFF_DEVICE_NAME", (("device", "kobj"), ("kobject", "name"))),
+    Wanted("OFF_MVDEV_MDEV", ((_DRIVER, "mdev"),)),
+    Wanted("OFF_MVDEV_VHCA", ((_DRIVER, "vhca_id"),)),
+    Wanted("OFF_MVDEV_STATE", ((_DRIVER, "mig_state"),)),
+    Wanted("OFF_FILE_PRIVATE", (("file", "private_data"),)),
+    Wanted("OFF_MIGF_MVDEV", ((_FILE, "mvdev"),)),
+    # 6.2 replaced the single image's total_length by a queue of buffers and its end, max_pos.
+    Wanted("OFF_MIGF_POSITION", ((_FILE, ("max_pos", "total_length")),)),
+    Wanted("OFF_MIGF_WORK", ((_FILE, "async_data"), ("mlx5vf_async_data", "cb_work"))),
+    Wanted("OFF_WORK_OUT", (("mlx5_async_work", "out"),)),
+    Wanted("OFF_BUFFER_START", ((_BUFFER, "start_pos"),), needed=False),
+    Wanted("OFF_BUFFER_LENGTH", ((_BUFFER, "length"),), needed=False),
+    Wanted("OFF_INFO_INITIAL", (("vfio_precopy_info", "initial_bytes"),), needed=False),
+    Wanted("OFF_INFO_DIRTY", (("vfio_precopy_info", "dirty_bytes"),), needed=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layouts:
+    """The offsets of the program.
+
+    Attributes:
+        source: where they are from: ``BTF of mlx5_vfio_pci``, ``DWARF of /lib/…``.
+        offsets: bytes, by macro. Optional ones that do not exist are absent.
+    """
+
+    source: str
+    offsets: dict[str, int]
+
+    @property
+    def has_buffers(self) -> bool:
+        """Whether the driver queues buffers (Linux 6.2), so that a SAVE's size can be read."""
+        return "OFF_BUFFER_START" in self.offsets and "OFF_BUFFER_LENGTH" in self.offsets
+
+    @property
+    def has_precopy_info(self) -> bool:
+        """Whether the driver knows vfio_precopy_info (Linux 6.2)."""
+        return "OFF_INFO_INITIAL" in self.offsets and "OFF_INFO_DIRTY" in self.offsets
+
+
+def resolve(types: Types, source: str) -> Layouts:
+    """Look up all of :data:`WANTED` in ``types``, which ``source`` names.
+
+    Raises:
+        Error: a needed field is not there; the message names all of them.
+    """
+    offsets: dict[str, int] = {}
+    missing: list[str] = []
+    for wanted in WANTED:
+        total = 0
+        for struct, field in wanted.parts:
+            names = (field,) if isinstance(field, str) else field
+            at = next((o for n in names if (o := types.offset(struct, n)) is not None), None)
+            if at is None:
+                if wanted.needed:
+                    missing.append(f"{struct}.{'/'.join(names)}")
+                break
+            total += at
+        else:
+            offsets[wanted.macro] = total
+    if missing:
+        raise Error(
+            f"{source} has no {', '.join(missing)}",
+            "this driver is laid out in a way that mlxtrace has not seen yet: please report it "
+            "with the module's version",
+        )
+    return Layouts(source, offsets)
+
+
+class DwarfTypes:
+    """Offsets from the DWARF of a module or of its debug file."""
+
+    def __init__(self, path: Path) -> None:
+        from genbindings import dwarf
+
+        names = {struct for wanted in WANTED for struct, _ in wanted.parts}
+        self._layouts = dwarf.struct_layouts(path, names)
+
+    def offset(self, struct: str, *path: str) -> int | None:
+        """Offset of ``struct.path[0]``; deeper paths are not followed."""
+        layout = self._layouts.get(struct)
+        if layout is None or len(path) != 1 or path[0] not in layout.fields:
+            return None
+        return layout.fields[path[0]].offset
+
+    @property
+    def found(self) -> bool:
+        """Whether the file has any of the structs."""
+        return bool(self._layouts)
+
+
+def of_file(path: Path, kernel: Path | None = None) -> Layouts:
+    """Return the layouts of a module's file, from its BTF (with the kernel's BTF) or its DWARF.
+
+    Raises:
+        Error: it has neither, or a needed field is not there.
+    """
+    from mlxtrace.btf import Btf
+
+    base = Btf.of_file(kernel) if kernel is not None else None
+    types = Btf.of_file(path, base)
+    if types is not None and types.has_struct(_FILE):
+        return resolve(types, f"BTF of {path}")
+    try:
+        dwarf = DwarfTypes(path)
+    except Error as error:
+        raise Error(f"{path} has neither BTF nor DWARF with the driver's structs") from error
+    if not dwarf.found:
+        raise Error(f"{path} has neither BTF nor DWARF with the driver's structs")
+    return resolve(dwarf, f"DWARF of {path}")
+
+
+def of_running_module() -> Layouts:
+    """Return the layouts of the loaded mlx5-vfio-pci.
+
+    Raises:
+        Error: neither BTF nor DWARF of it is to be found, or a needed field is not there.
+    """
+    from mlxtrace.btf import Btf
+
+    types = Btf.of_module(DRIVER)
+    if types is not None and types.has_struct(_FILE):
+        return resolve(types, f"BTF of {DRIVER}")
+    tried = []
+    for path in _module_files():
+        tried.append(str(path))
+        try:
+            dwarf = DwarfTypes(path)
+        except Error:
+            continue
+        if dwarf.found:
+            return resolve(dwarf, f"DWARF of {path}")
+    raise Error(
+        f"the layout of {DRIVER}'s structs is unknown: no BTF (/sys/kernel/btf/{DRIVER}), and no "
+        f"DWARF in {' or '.join(tried) or 'any file of the module'}",
+        "build the module with CONFIG_DEBUG_INFO_BTF, or with -g, or install its debug package "
+        f"(on Debian linux-image-{platform.release()}-dbg)",
+    )
+
+
+def _module_files() -> list[Path]:
+    release = platform.release()
+    candidates = []
+    answer = subprocess.run(
+        ["modinfo", "-n", DRIVER], capture_output=True, text=True, check=False, env=_tool_env()
+    )
+    if answer.returncode == 0:
+        own = Path(answer.stdout.strip())
+        candidates.append(own)
+        root = MODULES / release
+        if own.is_relative_to(root):
+            below = own.relative_to(root)
+            debug = DEBUG_FILES / release / below
+            candidates += [debug, debug.with_name(debug.name + ".debug")]
+    return [path for path in candidates if path.is_file()]
+
+
+def _tool_env() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The migration engine: a source's state, through PRE_COPY, into a target or a file, and back.
+
+The three entry points return a :class:`~mlxtrace.migrate_model.Result`. When a migration fails
+they first leave both devices usable; the result's ``error`` and ``*_state`` say what happened.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from genbindings import __version__
+from genbindings.errors import Error
+from mlxtrace.migrate_forward import forward
+from mlxtrace.migrate_model import (
+    Migratable,
+    MigrationError,
+    Options,
+    Result,
+    Sink,
+    boot_ns,
+    framing_of,
+)
+from mlxtrace.migrate_recover import resume_source, retire_source
+from mlxtrace.migrate_sink import DeviceSink, FileSink, FlipByte, final_from, state_hash
+from mlxtrace.migrate_source import SourceRun
+from mlxtrace.stream import Framing, StreamParser
+from mlxtrace.vfio import MigrationFlags, VfioError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlxtrace.streamfile import StreamFile
+
+
+def _nothing() -> None:
+    """Go on: nobody wants to cancel."""
+
+
+def _silent(what: str, done_bytes: int, announced_bytes: int) -> None:
+    """Show no progress."""
+
+
+def migrate_to_device(
+    source: Migratable,
+    target: Migratable,
+    options: Options,
+    *,
+    flip_byte: int | None = None,
+    check: Callable[[], None] = _nothing,
+    tell: Callable[[str, int, int], None] = _silent,
+) -> Result:
+    """Migrate ``source`` to ``target``. Afterwards the target runs and the source is stopped.
+
+    Args:
+        flip_byte: invert the byte at this stream offset on its way: a test aid.
+        check: called often; raises an Error to cancel.
+        tell: called with what is read (a kind of image), bytes read and bytes announced (0: not
+            known) of the current round.
+
+    Raises:
+        Error: a device offers no migration, or their streams differ; nothing was touched.
+    """
+    source_flags, target_flags = source.require_migration(), target.require_migration()
+    framing = framing_of(source, source_flags)
+    if framing is not framing_of(target, target_flags):
+        raise Error(
+            f"{source.name} ({source.driver}: {_names(source_flags)}) and {target.name} "
+            f"({target.driver}: {_names(target_flags)}) have different stream formats",
+            "migrate between two VFs whose drivers both offer PRE_COPY, or both do not",
+        )
+    result = Result(source.name, target.name, framing=framing, flipped_byte_offset=flip_byte)
+    sink = _damaged(DeviceSink(target, target_flags, result.downtime), flip_byte)
+    parser = StreamParser(framing)
+    run = SourceRun(source, source_flags, sink, options, result, parser, check, tell)
+    _save(run)
+    return result
+
+
+def migrate_to_file(
+    source: Migratable,
+    path: Path,
+    options: Options,
+    *,
+    flip_byte: int | None = None,
+    check: Callable[[], None] = _nothing,
+    tell: Callable[[str, int, int], None] = _silent,
+) -> Result:
+    """Save the state of ``source`` in the stream file ``path``. Afterwards it is stopped.
+
+    The arguments are those of :func:`migrate_to_device`.
+
+    Raises:
+        Error: it offers no migration; nothing was touched.
+    """
+    flags = source.require_migration()
+    framing = framing_of(source, flags)
+    result = Result(source.name, str(path), framing=framing, flipped_byte_offset=flip_byte)
+    sink = _damaged(FileSink(path, describe_source(source, flags, framing)), flip_byte)
+    run = SourceRun(source, flags, sink, options, result, StreamParser(framing), check, tell)
+    _save(run)
+    return result
+
+
+def migrate_from_file(
+    file: StreamFile,
+    target: Migratable,
+    *,
+    flip_byte: int | None = None,
+    check: Callable[[], None] = _nothing,
+    tell: Callable[[str, int, int], None] = _silent,
+) -> Result:
+    """Load a stream file into ``target``, which runs afterwards.
+
+    The arguments are those of :func:`migrate_to_device`.
+
+    Raises:
+        Error: the target offers no migration or has another stream format; it was not touched.
+    """
+    flags = target.require_migration()
+    try:
+        framing = Framing(file.header["framing"])
+        parser = StreamParser(framing, final_from(file.trailer))
+    except (KeyError, ValueError, TypeError):
+        raise Error(f"{file.path}: its description lacks what is needed to load it") from None
+    if framing is not framing_of(target, flags):
+        raise Error(
+            f"{file.path} holds a stream of format {framing}, {target.name} ({target.driver}: "
+            f"{_names(flags)}) takes another",
+            "load it into a VF whose driver offers what the source's did",
+        )
+    result = Result(str(file.path), target.name, framing=framing, flipped_byte_offset=flip_byte)
+    sink = _damaged(DeviceSink(target, flags, result.downtime), flip_byte)
+    _load(file, parser, sink, result, check, tell)
+    return result
+
+
+def describe_source(device: Migratable, flags: MigrationFlags, framing: Framing) -> dict[str, Any]:
+    """Return the header of a stream file: where its stream comes from."""
+    return {
+        "device": device.name,
+        "ids": device.ids,
+        "driver": device.driver,
+        "kernel": os.uname().release,
+        "migration_flags": [flag.name for flag in flags],
+        "framing": framing.value,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "mlxtrace": __version__,
+    }
+
+
+def _save(run: SourceRun) -> None:
+    """Carry the migration out; on failure leave both sides usable and note it in the result."""
+    result, device, sink = run.result, run.device, run.sink
+    result.started_boot_ns = boot_ns()
+    result.precopy = run.options.precopy and MigrationFlags.PRE_COPY in run.flags
+    with suppress(VfioError):
+        result.stop_copy_estimate_bytes = device.stop_copy_bytes()
+    try:
+        run.check()
+        sink.open()
+        if result.precopy:
+            run.precopy()
+        run.stop_and_copy()
+        sink.finish(run.parser)
+        _compare(sink, state_hash(device.name), result)
+        run.check()
+        result.target_state = sink.start()
+        result.source_state = retire_source(device)
+    except Error as error:
+        result.error = _cause(error, run.check)
+        _undo_save(run)
+    except BaseException:
+        _undo_save(run)
+        raise
+    finally:
+        run.close()
+        result.total_ns = boot_ns() - result.started_boot_ns
+
+
+def _undo_save(run: SourceRun) -> None:
+    """Let the source run again and the target forget: in this order, it is the one in use."""
+    run.result.source_state = resume_source(run.device)
+    run.result.target_state = run.sink.abandon()
+
+
+def _cause(error: Error, check: Callable[[], None]) -> MigrationError:
+    """Return why a migration ended: a signal makes calls fail, and then it is the reason."""
+    try:
+        check()
+    except Error as cancelled:
+        error = cancelled
+    return MigrationError.of(error)
+
+
+def _load(
+    file: StreamFile,
+    parser: StreamParser,
+    sink: Sink,
+    result: Result,
+    check: Callable[[], None],
+    tell: Callable[[str, int, int], None],
+) -> None:
+    """Feed ``file`` to ``sink``; on failure leave the target usable and note it in the result."""
+    result.started_boot_ns = boot_ns()
+    result.precopy = bool(parser.final_from)
+    result.source_state = "a file, unchanged"
+    try:
+        sink.open()
+        for data in file.chunks():
+            forward(data, parser, sink, result, check)
+            tell("loading", result.read_bytes, file.data_bytes)
+        parser.finish()
+        sink.finish(parser)
+        _compare(sink, file.trailer.get("state_hash"), result)
+        check()
+        result.target_state = sink.start()
+    except Error as error:
+        result.error = _cause(error, check)
+        result.target_state = sink.abandon()
+    except BaseException:
+        sink.abandon()
+        raise
+    finally:
+        result.total_ns = boot_ns() - result.started_boot_ns
+
+
+def _compare(sink: Sink, source_hash: str | None, result: Result) -> None:
+    """Compare the hashes of the saved and the loaded state, where there are any.
+
+    Raises:
+        MigrationError: they differ.
+    """
+    began = boot_ns()
+    loaded = sink.compare(source_hash)
+    result.state_hashes = (source_hash, loaded)
+    result.downtime.hash_ns = boot_ns() - began
+    if source_hash is not None and loaded is not None and source_hash != loaded:
+        raise MigrationError(
+            f"{result.target}: the state hash is {loaded}, the source's is {source_hash}",
+            "the target accepted the stream, but what it loaded is not what was saved",
+        )
+
+
+def _damaged(sink: Sink, flip_byte: int | None) -> Sink:
+    """Return ``sink``, behind one that damages a byte if that is wanted."""
+    return sink if flip_byte is None else FlipByte(sink, flip_byte)
+
+
+def _names(flags: MigrationFlags) -> str:
+    """Return ``STOP_COPY P2P PRE_COPY``, or those of them that are set."""
+    return " ".join(flag.name or "" for flag in flags)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Leaving both devices usable after a migration that failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlxtrace.vfio import State, VfioError
+
+if TYPE_CHECKING:
+    from mlxtrace.migrate_model import Migratable
+
+
+def resume_source(device: Migratable) -> str:
+    """Let the source run again, where it was; if it cannot, reset it. Return what was done.
+
+    From Linux 6.9 on, mlx5 refuses to leave PRE_COPY after a SAVE that failed: only a reset
+    helps then.
+    """
+    try:
+        before = device.state()
+        if before is State.RUNNING:
+            return "RUNNING (it never stopped)"
+        device.set_state(State.RUNNING)
+        if device.state() is State.RUNNING:
+            return f"RUNNING again (from {before.name})"
+        why = "it did not reach RUNNING"
+    except VfioError as error:
+        why = str(error)
+    return f"{_reset(device)}; it would not run again: {why}"
+
+
+def retire_source(device: Migratable) -> str:
+    """Stop a source whose state has moved: it must not run again. Return how it is left."""
+    try:
+        device.set_state(State.STOP)
+    except VfioError as error:
+        return f"{_reset(device)}; it would not stop: {error}"
+    return "STOP (its state has moved; closing it resets it)"
+
+
+def reset_target(device: Migratable) -> str:
+    """Reset a target that holds part of a state. Return what was done."""
+    return _reset(device)
+
+
+def _reset(device: Migratable) -> str:
+    """Reset ``device`` and return the state it is left in, in words."""
+    try:
+        device.reset()
+        return f"reset ({device.state().name})"
+    except VfioError as error:
+        return f"in an unknown state, unbind it from its driver and bind it again ({error})"

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where events go: text or JSON lines on a stream, the same for live traces and recordings."""
+
+from __future__ import annotations
+
+import platform
+import socket
+from typing import TYPE_CHECKING, Any, TextIO
+
+from genbindings import __version__
+
+from mlxtrace import jsonl, text
+from mlxtrace.events import SCHEMA, Event, Lost, Meta
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+STRICT_STATUS = 3
+"""Exit status under ``--strict`` when anything was lost, missed, skipped or incomplete."""
+
+
+class Output:
+    """Prints events.
+
+    Attributes:
+        complete: False once the closing loss line told of a loss, or when there was none.
+
+    Args:
+        stream: where to.
+        meta: the first event.
+        as_json: JSON lines instead of text.
+        verbose: rows for all commands, in text.
+    """
+
+    def __init__(
+        self, stream: TextIO, meta: Meta, *, as_json: bool = False, verbose: bool = False
+    ) -> None:
+        self._stream = stream
+        self._as_json = as_json
+        self._text = text.Text(meta.boot_ns, verbose=verbose)
+        self.complete = False
+        self._print([jsonl.line(meta) if as_json else text.header()])
+
+    def write(self, events: Iterable[Event]) -> None:
+        """Print ``events`` and flush."""
+        lines: list[str] = []
+        for event in events:
+            if isinstance(event, Lost) and event.at_end:
+                self.complete = not any(
+                    (
+                        event.lost_records,
+                        event.missed_returns,
+                        event.skipped,
+                        event.incomplete_saves,
+                        event.untracked,
+                    )
+                )
+            lines.extend([jsonl.line(event)] if self._as_json else self._text.lines(event))
+        self._print(lines)
+
+    def _print(self, lines: list[str]) -> None:
+        if lines:
+            self._stream.write("\n".join(lines) + "\n")
+            self._stream.flush()
+
+
+def new_header(
+    *,
+    clock: dict[str, int],
+    layout: str,
+    offsets: dict[str, int],
+    names: list[str],
+    vfs: list[str],
+    probes: list[dict[str, Any]],
+    command: list[str],
+) -> dict[str, Any]:
+    """Return the header of a recording: everything that decoding it elsewhere needs."""
+    return {
+        "version": __version__,
+        "host": socket.gethostname(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "clock": clock,
+        "layout": layout,
+        "offsets": offsets,
+        "filter": names,
+        "vfs": vfs,
+        "probes": probes,
+        "command": command,
+    }
+
+
+def meta_of(header: dict[str, Any]) -> Meta:
+    """Return the event that opens the output, from a recording's header.
+
+    Raises:
+        KeyError, TypeError: the header is not one of :func:`new_header`.
+    """
+    clock = header["clock"]
+    return Meta(
+        bdf=None,
+        boot_ns=int(clock["boot_ns"]),
+        schema=SCHEMA,
+        version=header["version"],
+        host=header["host"],
+        kernel=header["kernel"],
+        monotonic_ns=int(clock["monotonic_ns"]),
+        realtime_ns=int(clock["realtime_ns"]),
+        layout=header["layout"],
+        filter=list(header["filter"]),
+        vfs=list(header["vfs"]),
+        probes=list(header["probes"]),
+    )

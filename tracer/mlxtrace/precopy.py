@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A live trace from start to end: capture, recording, decoding, output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+from genbindings.errors import Error
+
+from mlxtrace import host, layout, output, probetable, program
+from mlxtrace.capture import Capture, load_bcc
+from mlxtrace.catalogue import Probe, select
+from mlxtrace.decoder import Decoder
+from mlxtrace.probetable import ProbeState
+from mlxtrace.recording import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import FrameType
+
+_POLL_MS = 100
+_COMMAND_GRACE_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for; see ``mlxtrace precopy --help``."""
+
+    devices: tuple[str, ...] = ()
+    duration_s: float | None = None
+    verbose: bool = False
+    as_json: bool = False
+    recording: Path | None = None
+    ring_pages: int = program.RING_PAGES
+    strict: bool = False
+    command: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
+
+
+def source(options: Options) -> str:
+    """Return the BPF program that would run here (``--ebpf``)."""
+    host.require_module()
+    return program.render(
+        select(options.without),
+        layout.of_running_module(),
+        filtered=bool(options.devices),
+        ring_pages=options.ring_pages,
+    )
+
+
+def dry_run(options: Options, stream: TextIO) -> None:
+    """Print each probe with its place on this kernel, after all the checks of a real run."""
+    probes = select(options.without)
+    _check()
+    layouts = layout.of_running_module()
+    load_bcc()
+    table = []
+    for probe in probes:
+        symbol, reason = _place(probe)
+        if symbol:
+            table.append(ProbeState(probe, probetable.AVAILABLE, symbol=symbol, how="kprobe"))
+        else:
+            table.append(ProbeState.absent(probe, reason))
+    print(f"layouts from {layouts.source}", file=stream)
+    for line in probetable.lines([state.to_json() for state in table]):
+        print(line, file=stream)
+
+
+def run(options: Options, stream: TextIO) -> int:
+    """Trace until Ctrl-C, SIGTERM, the end of the duration or of the command.
+
+    Returns:
+        The exit status: that of the command if it failed, 3 under ``strict`` after a loss, else 0.
+
+    Raises:
+        Error: something that tracing needs is missing.
+    """
+    probes = select(options.without)
+    names = [host.require_vf(name) for name in options.devices]
+    _check()
+    layouts = layout.of_running_module()
+    load_bcc()
+    host.require_headers()
+    capture = Capture(probes, layouts, names, options.ring_pages)
+    states = [state.to_json() for state in capture.start()]
+    header = output.new_header(
+        clock=host.clocks(),
+        layout=layouts.source,
+        offsets=layouts.offsets,
+        names=names,
+        vfs=host.migration_vfs(),
+        probes=states,
+        command=list(options.argv),
+    )
+    writer = Writer(options.recording, header) if options.recording else None
+    printer = output.Output(
+        stream, output.meta_of(header), as_json=options.as_json, verbose=options.verbose
+    )
+    _announce(names, states, len(probes), options.verbose)
+    decoder = Decoder()
+
+    def take(chunk: bytes) -> None:
+        if chunk:
+            if writer:
+                writer.write(chunk)
+            printer.write(decoder.feed(chunk))
+
+    status = 0
+    with _signals() as stop, _command(options) as command:
+        deadline = time.monotonic() + options.duration_s if options.duration_s else None
+        while not stop and (deadline is None or time.monotonic() < deadline):
+            # The command's end is looked at first, so that its last records are still read.
+            ended = command is not None and command.poll() is not None
+            take(capture.poll(_POLL_MS))
+            if ended:
+                break
+        if command is not None:
+            status = _end_command(command, interrupted=bool(stop))
+    chunk, counters = capture.stop()
+    take(chunk)
+    clock = host.clocks()
+    if writer:
+        writer.close(
+            {"clock": clock, "counters": counters.to_json(), "command_status": status or None}
+        )
+    printer.write(decoder.finish(counters, clock["boot_ns"]))
+    if status:
+        return status
+    return output.STRICT_STATUS if options.strict and not printer.complete else 0
+
+
+def _check() -> None:
+    host.require_privileges()
+    host.require_module()
+
+
+def _place(probe: Probe) -> tuple[str, str]:
+    """Return the symbol that the probe can sit on, or "" and why there is none."""
+    reason = ""
+    for symbol in probe.symbols:
+        why = host.why_absent(symbol, probe.module)
+        if not why:
+            return symbol, ""
+        reason = reason or why
+    return "", reason
+
+
+def _announce(names: list[str], states: list[dict[str, object]], total: int, verbose: bool) -> None:
+    """Say on stderr that tracing runs; stdout has nothing but rows."""
+    where = ", ".join(names) if names else "all VFs"
+    count = probetable.attached(states)
+    for state in states:
+        if state["state"] == probetable.ABSENT and not verbose:
+            print(
+                f"probe {state['name']} is absent: {state['symbol']} {state['reason']}; "
+                f"so {state['loses']}",
+                file=sys.stderr,
+            )
+    print(
+        f"Tracing mlx5 VF pre-copy on {where} ({count}/{total} probes)... Ctrl-C to end.",
+        file=sys.stderr,
+    )
+    if verbose:
+        for line in probetable.lines(states):
+            print(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in the list that is yielded, instead of dying of them."""
+    seen: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _command(options: Options) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Run the command of ``-c``, if any.
+
+    With JSON lines on stdout, the command's own stdout goes to stderr: the two must not mix.
+    """
+    if not options.command:
+        yield None
+        return
+    try:
+        process = subprocess.Popen(
+            options.command,
+            stdout=sys.stderr.fileno() if options.as_json else None,
+            stdin=subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise Error(f"cannot run {options.command[0]}: {error.strerror}") from None
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _end_command(process: subprocess.Popen[bytes], *, interrupted: bool) -> int:
+    """Wait for the command, which a signal to us ends too; return its status as a shell would."""
+    if interrupted and process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+        try:
+            process.wait(_COMMAND_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    status = process.wait()
+    return 128 - status if status < 0 else status

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The BPF program, rendered from the catalogue, the layouts and the record."""
+
+from __future__ import annotations
+
+import errno
+import platform
+from typing import TYPE_CHECKING
+
+from genbindings import resources
+from genbindings.errors import Error
+
+from mlxtrace import counters, records
+from mlxtrace.catalogue import PROBES, SEVENTH_ARGUMENT, Probe
+from mlxtrace.mailbox import Opcode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlxtrace.layout import Layouts
+
+TEMPLATE = "precopy.bpf.c.j2"
+
+# bcc 0.26's clang and the headers of newer kernels do not agree on these two.
+CFLAGS = ("-Wno-duplicate-decl-specifier", "-Wno-ignored-attributes")
+
+RING_PAGES = 1024
+"""Pages of the ring by default: 4 MiB hold 30,000 records."""
+
+
+def render(
+    probes: Sequence[Probe],
+    layouts: Layouts,
+    *,
+    filtered: bool = False,
+    ring_pages: int = RING_PAGES,
+    machine: str | None = None,
+) -> str:
+    """Return the C text of the program for ``probes``.
+
+    Args:
+        probes: what to make handlers for; those whose structs the driver lacks are left out.
+        layouts: the offsets.
+        filtered: whether only devices in the map ``wanted_names`` are traced.
+        ring_pages: size of the ring, a power of two.
+        machine: architecture by ``platform.machine()``, of this host if None.
+
+    Raises:
+        Error: the architecture's calling convention is not in the catalogue.
+    """
+    machine = machine or platform.machine()
+    if machine not in SEVENTH_ARGUMENT:
+        raise Error(f"tracing on {machine} is not supported (x86_64 and aarch64 are)")
+    names = {probe.name for probe in probes}
+    if not layouts.has_precopy_info:
+        names.discard("precopy-ioctl")
+    template = resources.environment().get_template(TEMPLATE)
+    return template.render(
+        constants=_constants(layouts),
+        counter_count=counters.COUNT,
+        filtered=filtered,
+        has_buffers=layouts.has_buffers,
+        name_words=records.NAME_LENGTH // 8,
+        probes=names,
+        ring_pages=ring_pages,
+        seventh_argument=SEVENTH_ARGUMENT[machine],
+        value_count=records.VALUE_COUNT,
+    )
+
+
+def _constants(layouts: Layouts) -> list[tuple[str, int]]:
+    return [
+        *layouts.offsets.items(),
+        *((f"KIND_{kind.name}", int(kind)) for kind in records.Kind),
+        *((f"PROBE_{p.identifier.upper()}", index) for index, p in enumerate(PROBES)),
+        ("COUNTER_LOST", counters.LOST),
+        ("COUNTER_UNTRACKED", counters.UNTRACKED),
+        ("COUNTER_PROBES", counters.FIRST_PROBE),
+        ("FLAG_UNREADABLE", records.FLAG_UNREADABLE),
+        ("OPCODE_FIRST", Opcode.SUSPEND_VHCA),
+        ("OPCODE_QUERY", Opcode.QUERY_VHCA_MIGRATION_STATE),
+        ("OPCODE_SAVE", Opcode.SAVE_VHCA_STATE),
+        ("OPCODE_LAST", Opcode.LOAD_VHCA_STATE),
+        ("ERRNO_NOMSG", errno.ENOMSG),
+        ("ERRNO_AGAIN", errno.EAGAIN),
+        ("CLASS_DATA", 0),
+        ("CLASS_TEMPORARY", 1),
+        ("CLASS_FINAL", 2),
+        ("CLASS_AGAIN", 3),
+        ("CLASS_ERROR", 4),
+    ]

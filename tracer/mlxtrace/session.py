@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One VF's migration sessions, rebuilt from its records.
+
+A session begins when data can begin to flow: RUNNING to PRE_COPY, RUNNING_P2P to PRE_COPY_P2P,
+STOP to STOP_COPY, STOP to RESUMING. Rows before the first one that was seen to begin have
+session 0: tracing started in the middle of theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlxtrace import mailbox
+from mlxtrace.events import Command, End, Event, Ioctl, Load, Read, Save, State
+from mlxtrace.mailbox import Opcode, errno_name, state_name, status_name
+from mlxtrace.records import FLAG_UNREADABLE, Raw
+from mlxtrace.totals import Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RECORD_HEADER = 16
+"""Bytes that the driver puts before each image in the stream, since Linux 6.2."""
+
+_STARTS = {
+    ("RUNNING", "PRE_COPY"),
+    ("RUNNING_P2P", "PRE_COPY_P2P"),
+    ("STOP", "STOP_COPY"),
+    ("STOP", "RESUMING"),
+}
+_UNKNOWN = "?"
+
+
+@dataclass(slots=True)
+class _Arc:
+    old: str
+    new: str
+    asked: str
+    began: Raw
+
+
+@dataclass(slots=True)
+class _Issue:
+    raw: Raw
+    kind: str
+    image: int | None
+    session: int
+    query_bytes: int | None
+
+
+class VfSession:
+    """The state of one VF while its records go by; yields its events."""
+
+    def __init__(self, bdf: str) -> None:
+        self.bdf = bdf
+        self.totals = Totals()
+        self._session = 0
+        self._state = _UNKNOWN
+        self._arc: _Arc | None = None
+        self._images = 0
+        self._loads = 0
+        self._query_bytes: int | None = None
+        self._issued: dict[int, _Issue] = {}
+        self._flows: dict[tuple[int, str], tuple[int, ...]] = {}
+
+    def step(self, raw: Raw) -> Iterator[Event]:
+        """The state machine goes on: the arc before is over, the next one begins."""
+        old, asked, new, call_start = raw.value[:4]
+        if self._arc is not None:
+            yield self._arc_done(raw, call_start, 0)
+        self._state = state_name(old)
+        if raw.result:
+            return
+        self._arc = _Arc(state_name(old), state_name(new), state_name(asked), raw)
+        if (self._arc.old, self._arc.new) in _STARTS:
+            self._session += 1
+            self.totals.sessions += 1
+            self._images = self._loads = 0
+
+    def set_state(self, raw: Raw) -> Iterator[Event]:
+        """A SET_STATE returned."""
+        asked, start = raw.value[:2]
+        if self._arc is not None:
+            yield self._arc_done(raw, raw.boot_ns, -raw.result)
+            return
+        new = state_name(asked)
+        yield State(
+            **self._who(raw),
+            old_state=self._state,
+            new_state=new,
+            asked_state=new,
+            start_boot_ns=start,
+            duration_ns=raw.boot_ns - start,
+            errno=-raw.result,
+            error=errno_name(-raw.result),
+        )
+        if not raw.result:
+            self._state = new
+
+    def ioctl(self, raw: Raw) -> Iterator[Event]:
+        """A call of the pre-copy ioctl returned."""
+        known = not raw.result and not raw.flags & FLAG_UNREADABLE
+        yield Ioctl(
+            **self._who(raw),
+            precopy_init_size_bytes=raw.value[2] if known else None,
+            precopy_dirty_size_bytes=raw.value[3] if known else None,
+            latency_ns=raw.boot_ns - raw.value[1],
+            errno=-raw.result,
+            error=errno_name(-raw.result),
+        )
+
+    def flow(self, raw: Raw, direction: str) -> Iterator[Event]:
+        """A snapshot of the read or write totals: what came since the last one."""
+        # A VF that was bound again is another device to the kernel: its totals begin anew.
+        key = (raw.vdev, direction)
+        before = self._flows.get(key, (0,) * len(raw.value))
+        delta = [max(0, now - then) for now, then in zip(raw.value, before, strict=True)]
+        self._flows[key] = raw.value
+        calls, size, busy = delta[:3]
+        if calls > 0:
+            yield Read(
+                bdf=self.bdf,
+                boot_ns=raw.boot_ns,
+                session=self._session,
+                direction=direction,
+                calls=calls,
+                bytes=size,
+                busy_ns=busy,
+                first_boot_ns=raw.value[3],
+                last_boot_ns=raw.value[4],
+            )
+        for kind, number, errno in (
+            ("temporary", delta[5], 0),
+            ("final", delta[6], 0),
+            ("again", delta[7], 0),
+            ("error", delta[8], raw.value[9]),
+        ):
+            if number > 0:
+                yield End(
+                    bdf=self.bdf,
+                    boot_ns=raw.boot_ns,
+                    session=self._session,
+                    direction=direction,
+                    kind=kind,
+                    calls=number,
+                    errno=errno,
+                    error=errno_name(errno),
+                )
+
+    def save_issue(self, raw: Raw) -> Iterator[Event]:
+        """A SAVE goes to the firmware."""
+        work = raw.value[0]
+        before = self._issued.pop(work, None)
+        if before is not None:
+            yield self._unseen(before, raw.boot_ns, None)
+        kind = self._kind(raw.value[3], state_name(raw.value[6]))
+        image = None
+        if kind != "cleanup":
+            self._images += 1
+            image = self._images
+        self._issued[work] = _Issue(raw, kind, image, self._session, self._query_bytes)
+        self._query_bytes = None
+
+    def save_done(self, raw: Raw) -> Iterator[Event]:
+        """The callback of a SAVE runs."""
+        work, issue_ns, status, syndrome, size, _ = raw.value[:6]
+        issue = self._issued.pop(work, None)
+        began = issue.raw.boot_ns if issue else issue_ns or None
+        # For a status of the firmware the driver gets EREMOTEIO, which says less.
+        errno = -raw.result if raw.result and not status else 0
+        failed = bool(status or errno)
+        yield Save(
+            **self._issue_keys(issue, raw),
+            image_bytes=None if failed else size,
+            issue_boot_ns=began,
+            fw_ns=raw.boot_ns - began if began else None,
+            fw_max_ns=None,
+            callback_seen=True,
+            status=status,
+            status_name=status_name(status),
+            syndrome=syndrome,
+            errno=errno,
+            error=errno_name(errno),
+        )
+
+    def save_unseen(self, raw: Raw) -> Iterator[Event]:
+        """A SAVE turned out to be complete without its callback having been seen."""
+        issue = self._issued.pop(raw.value[0], None)
+        if issue is not None:
+            yield self._unseen(issue, raw.boot_ns, _unseen_size(raw))
+
+    def command(self, raw: Raw) -> Iterator[Event]:
+        """A command other than SAVE returned."""
+        start, opcode, op_mod, flags, size, status, syndrome, query, remaining, _ = raw.value
+        common = {
+            **self._who(raw),
+            "fw_ns": raw.boot_ns - start,
+            "status": status,
+            "status_name": status_name(status),
+            "syndrome": syndrome,
+            "errno": -raw.result,
+            "error": errno_name(-raw.result),
+        }
+        if opcode == Opcode.LOAD_VHCA_STATE:
+            self._loads += 1
+            yield Load(**common, image=self._loads, image_bytes=size)
+            return
+        is_query = opcode == Opcode.QUERY_VHCA_MIGRATION_STATE and not status and not raw.result
+        self._query_bytes = query if is_query else self._query_bytes
+        yield Command(
+            **common,
+            opcode=opcode,
+            name=mailbox.opcode_name(opcode),
+            op_mod=mailbox.op_mod_name(opcode, op_mod),
+            incremental=bool(flags & mailbox.INCREMENTAL),
+            query_bytes=query if is_query else None,
+            remaining_bytes=remaining if is_query else None,
+        )
+
+    def finish(self, boot_ns: int) -> Iterator[Event]:
+        """Tracing ended: SAVEs that are still open."""
+        for issue in self._issued.values():
+            yield self._unseen(issue, boot_ns, None)
+        self._issued.clear()
+
+    def _arc_done(self, raw: Raw, at: int, errno: int) -> State:
+        arc = self._arc
+        assert arc is not None
+        self._arc = None
+        self._state = arc.old if errno else arc.new
+        return State(
+            **{**self._who(raw), "boot_ns": at},
+            old_state=arc.old,
+            new_state=arc.new,
+            asked_state=arc.asked,
+            start_boot_ns=arc.began.boot_ns,
+            duration_ns=at - arc.began.boot_ns,
+            errno=errno,
+            error=errno_name(errno),
+        )
+
+    def _kind(self, flags: int, state: str) -> str:
+        incremental = flags & mailbox.INCREMENTAL
+        if flags & mailbox.SET_TRACK:
+            return "middle" if incremental else "initial"
+        target = self._arc.new if self._arc else _UNKNOWN
+        if target in ("RUNNING", "RUNNING_P2P") or (target == _UNKNOWN and state == "PRE_COPY"):
+            return "cleanup"
+        return "final"
+
+    def _unseen(self, issue: _Issue, boot_ns: int, size: int | None) -> Save:
+        return Save(
+            **{**self._issue_keys(issue, issue.raw), "boot_ns": boot_ns},
+            image_bytes=size,
+            issue_boot_ns=issue.raw.boot_ns,
+            fw_ns=None,
+            fw_max_ns=boot_ns - issue.raw.boot_ns,
+            callback_seen=False,
+            status=None,
+            status_name="",
+            syndrome=None,
+            errno=0,
+            error="",
+        )
+
+    def _issue_keys(self, issue: _Issue | None, raw: Raw) -> dict[str, Any]:
+        """What the issue told; the callback's own task is whoever was interrupted."""
+        if issue is None:
+            return {
+                **self._who(raw),
+                "pid": 0,
+                "tid": 0,
+                "comm": "",
+                "kind": "unknown",
+                "image": None,
+                "query_bytes": None,
+                "requested_bytes": None,
+                "wait_ns": None,
+            }
+        entered = issue.raw.value[4]
+        return {
+            **self._who(issue.raw),
+            "boot_ns": raw.boot_ns,
+            "session": issue.session,
+            "kind": issue.kind,
+            "image": issue.image,
+            "query_bytes": issue.query_bytes,
+            "requested_bytes": issue.raw.value[1],
+            "wait_ns": issue.raw.boot_ns - entered if entered else None,
+        }
+
+    def _who(self, raw: Raw) -> dict[str, Any]:
+        return {
+            "bdf": self.bdf,
+            "boot_ns": raw.boot_ns,
+            "session": self._session,
+            "pid": raw.pid,
+            "tid": raw.tid,
+            "comm": raw.command_name,
+        }
+
+
+def _unseen_size(raw: Raw) -> int | None:
+    """The image's size from the driver's buffer; else from how far the stream grew.
+
+    A buffer that was drained before anyone looked has no place in the stream any more. Before
+    Linux 6.2 there is one image without a header, whose size is the stream's.
+    """
+    _, _, before, now, start, length, has_buffers = raw.value[:7]
+    if not has_buffers:
+        return now
+    if length and start >= before:
+        return length
+    return max(0, now - before - RECORD_HEADER)

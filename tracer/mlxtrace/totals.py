@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What adds up over one VF's events, for the closing summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mlxtrace.events import Command, End, Event, Ioctl, Load, Read, Save, State, Summary
+
+if TYPE_CHECKING:
+    from mlxtrace.counters import Counters
+
+_QUIESCING = {("PRE_COPY", "PRE_COPY_P2P"), ("RUNNING", "RUNNING_P2P")}
+_PRECOPY = {"PRE_COPY", "PRE_COPY_P2P"}
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts and times of one VF. Only :meth:`add` changes them."""
+
+    sessions: int = 0
+    saves: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    failed_saves: int = 0
+    incomplete_saves: int = 0
+    image_bytes: list[int | None] = field(default_factory=list)
+    fw_ns: list[int] = field(default_factory=list)
+    wait_ns: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    ioctls: int = 0
+    failed_ioctls: int = 0
+    loads: int = 0
+    failed_loads: int = 0
+    load_bytes: list[int] = field(default_factory=list)
+    load_fw_ns: int = 0
+    failed_arcs: int = 0
+    precopy_ns: int = 0
+    stopped_ns: int = 0
+    middle_bytes: int = 0
+    dirtying_ns: int = 0
+    _precopy_from: int | None = None
+    _stopped_from: int | None = None
+    _dirty_from: int | None = None
+
+    def add(self, event: Event) -> None:
+        """Take one event of this VF into account."""
+        match event:
+            case State():
+                self._state(event)
+            case Save():
+                self._save(event)
+            case Ioctl():
+                self.ioctls += 1
+                self.failed_ioctls += event.errno != 0
+            case Read():
+                self.calls[event.direction] = self.calls.get(event.direction, 0) + event.calls
+                self.bytes[event.direction] = self.bytes.get(event.direction, 0) + event.bytes
+            case End():
+                self.ends[event.kind] = self.ends.get(event.kind, 0) + event.calls
+                if event.kind == "final" and self._stopped_from is not None:
+                    self.stopped_ns += event.boot_ns - self._stopped_from
+                    self._stopped_from = None
+            case Load():
+                self.loads += 1
+                self.load_fw_ns += event.fw_ns
+                if event.errno or event.status:
+                    self.failed_loads += 1
+                else:
+                    self.load_bytes.append(event.image_bytes)
+            case Command():
+                pass
+
+    def summary(self, bdf: str, boot_ns: int, counters: Counters) -> Summary:
+        """Return the summary; ``counters`` are those of the whole trace."""
+        times = sorted(self.fw_ns)
+        rate = None
+        if self.dirtying_ns > 0:
+            rate = self.middle_bytes * 1_000_000_000 // self.dirtying_ns
+        return Summary(
+            bdf=bdf,
+            boot_ns=boot_ns,
+            sessions=self.sessions,
+            saves=self.saves,
+            images=len(self.image_bytes),
+            initial_images=self.kinds.get("initial", 0),
+            middle_images=self.kinds.get("middle", 0),
+            final_images=self.kinds.get("final", 0),
+            cleanup_saves=self.kinds.get("cleanup", 0),
+            failed_saves=self.failed_saves,
+            image_bytes=self.image_bytes,
+            read_calls=self.calls.get("read", 0),
+            read_bytes=self.bytes.get("read", 0),
+            write_calls=self.calls.get("write", 0),
+            written_bytes=self.bytes.get("write", 0),
+            ioctls=self.ioctls,
+            failed_ioctls=self.failed_ioctls,
+            temporary_ends=self.ends.get("temporary", 0),
+            final_ends=self.ends.get("final", 0),
+            stream_errors=self.ends.get("error", 0),
+            loads=self.loads,
+            failed_loads=self.failed_loads,
+            load_bytes=self.load_bytes,
+            load_fw_ns=self.load_fw_ns,
+            save_fw_p50_ns=times[(len(times) - 1) // 2] if times else None,
+            save_fw_max_ns=times[-1] if times else None,
+            wait_ns=self.wait_ns,
+            precopy_ns=self.precopy_ns,
+            stopped_ns=self.stopped_ns,
+            dirty_bytes_per_s=rate,
+            failed_arcs=self.failed_arcs,
+            lost_records=counters.lost_records,
+            missed_returns=counters.missed_returns,
+            skipped=counters.skipped,
+            incomplete_saves=self.incomplete_saves,
+        )
+
+    def _state(self, event: State) -> None:
+        if event.errno:
+            self.failed_arcs += 1
+            return
+        arc = (event.old_state, event.new_state)
+        if event.new_state == "PRE_COPY" and event.old_state not in _PRECOPY:
+            self._precopy_from = event.start_boot_ns
+        elif event.old_state == "PRE_COPY" and self._precopy_from is not None:
+            self.precopy_ns += event.start_boot_ns - self._precopy_from
+            self._precopy_from = None
+        if arc in _QUIESCING:
+            self._stopped_from = event.start_boot_ns
+        elif event.new_state in ("RUNNING", "RUNNING_P2P", "RESUMING"):
+            self._stopped_from = None
+
+    def _save(self, event: Save) -> None:
+        self.saves += 1
+        self.wait_ns += event.wait_ns or 0
+        if event.fw_ns is not None:
+            self.fw_ns.append(event.fw_ns)
+        self.incomplete_saves += not event.callback_seen
+        if event.status or event.errno:
+            self.failed_saves += 1
+            return
+        self.kinds[event.kind] = self.kinds.get(event.kind, 0) + 1
+        if event.kind == "cleanup":
+            return
+        self.image_bytes.append(event.image_bytes)
+        if event.issue_boot_ns is None:
+            return
+        if event.kind == "initial":
+            self._dirty_from = event.issue_boot_ns
+        elif event.kind == "middle" and self._dirty_from is not None:
+            self.middle_bytes += event.image_bytes or 0
+            self.dirtying_ns += event.issue_boot_ns - self._dirty_from
+            self._dirty_from = event.issue_boot_ns
