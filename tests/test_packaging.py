@@ -64,7 +64,8 @@ def test_the_wheel_generates_bindings_outside_the_checkout(installed: Path, tmp_
     result = run(installed / "gen-bindings", "--header", "vfio.h", "-o", out, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     check = (
-        "import ctypes, vfio; print(ctypes.sizeof(vfio.vfio_device_info), int(vfio.VFIO_GROUP_SET_CONTAINER))"
+        "import ctypes, vfio\n"
+        "print(ctypes.sizeof(vfio.vfio_device_info), int(vfio.VFIO_GROUP_SET_CONTAINER))"
     )
     result = run(installed / "python", "-c", check, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

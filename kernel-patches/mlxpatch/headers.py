@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The headers of a kernel: where those of a release are, and what a build against them needs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from genbindings.errors import Error
+
+from mlxpatch import kernels
+
+
+@dataclass(frozen=True)
+class Headers:
+    """A folder that out-of-tree modules are built in, and what its configuration says."""
+
+    path: Path
+    release: str
+    compiler: str
+    compiler_version: str
+    debug_info: bool
+    btf_configured: bool
+    btf_possible: bool  # a vmlinux is here, and pahole
+
+    def identity(self) -> str:
+        """Return what decides the outcome of a build: release, exported symbols, tools."""
+        symbols = hashlib.sha256((self.path / "Module.symvers").read_bytes()).hexdigest()
+        config = hashlib.sha256((self.path / ".config").read_bytes()).hexdigest()
+        # An absolute path: warnings and DWARF name it.
+        return f"{self.path} {self.release} {symbols} {config} {self.compiler_version} {self._btf}"
+
+    @property
+    def _btf(self) -> str:
+        return "btf" if self.btf_configured and self.btf_possible else "no-btf"
+
+
+def find(release: str) -> Path:
+    """Return the headers of kernel ``release``: the installed ones, or those in the cache.
+
+    Raises:
+        Error: there are none.
+    """
+    installed = Path("/lib/modules") / release / "build"
+    if (installed / "Makefile").is_file():
+        return installed.resolve()
+    cached = kernels.cached_kernel(release)
+    if cached:
+        return cached.headers
+    raise Error(
+        f"no headers of kernel {release}: {installed} does not exist",
+        f"install linux-headers-{release}, or give --headers DIR",
+    )
+
+
+def inspect(path: Path) -> Headers:
+    """Look at the headers in ``path``.
+
+    Raises:
+        Error: they are not complete, or make or the compiler that they ask for is missing.
+    """
+    for name in ("Makefile", ".config", "Module.symvers"):
+        if not (path / name).is_file():
+            raise Error(
+                f"{path} is not a prepared kernel headers folder: it has no {name}",
+                "give what /lib/modules/RELEASE/build points to",
+            )
+    if shutil.which("make") is None:
+        raise Error("make is missing", "run: apt-get install make (as root)")
+    config = (path / ".config").read_text(errors="replace")
+    compiler = _compiler(path)
+    return Headers(
+        path.resolve(),
+        _release(path),
+        compiler,
+        _version(compiler),
+        "\nCONFIG_DEBUG_INFO=y" in config,
+        "\nCONFIG_DEBUG_INFO_BTF_MODULES=y" in config,
+        (path / "vmlinux").is_file() and shutil.which("pahole") is not None,
+    )
+
+
+def _release(path: Path) -> str:
+    for name, pattern in (
+        (".kernelvariables", r"KERNELRELEASE = (\S+)"),  # Debian's
+        ("include/config/kernel.release", r"(\S+)"),
+        ("include/generated/utsrelease.h", r'UTS_RELEASE "([^"]+)"'),
+    ):
+        file = path / name
+        match = re.search(pattern, file.read_text()) if file.is_file() else None
+        if match:
+            return match[1]
+    raise Error(f"{path} does not say which kernel release it is for")
+
+
+def _compiler(path: Path) -> str:
+    # Debian's headers name the compiler that built the kernel.
+    variables = path / ".kernelvariables"
+    text = variables.read_text() if variables.is_file() else ""
+    match = re.search(r"^CC = .*?(gcc(?:-\d+)?)$", text, re.MULTILINE)
+    return match[1] if match else "gcc"
+
+
+def _version(compiler: str) -> str:
+    try:
+        done = subprocess.run([compiler, "--version"], capture_output=True, text=True)
+    except FileNotFoundError:
+        package = compiler if compiler != "gcc" else "gcc"
+        raise Error(
+            f"{compiler} is missing, the compiler that these headers ask for",
+            f"run: apt-get install {package} (as root)",
+        ) from None
+    return done.stdout.splitlines()[0] if done.stdout else compiler

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The folder of one run: what the guest is told, and what is kept of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxpatch import cache
+
+from mlxlab import vm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_KEEP_RUNS = 20
+_PASSED_ON = ("HOME", "LANG", "LC_ALL", "TERM", "USER", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder in the cache, and the folder that the guest can write to."""
+
+    path: Path
+    out: Path
+
+    @property
+    def console(self) -> Path:
+        """The guest's serial console: its boot log, and its last words."""
+        return self.path / "console.log"
+
+    @property
+    def dmesg(self) -> Path:
+        """The guest's kernel log, written when it ends."""
+        return self.path / "dmesg.txt"
+
+    @property
+    def qemu_log(self) -> Path:
+        """What QEMU said."""
+        return self.path / "qemu.log"
+
+    def close(self) -> None:
+        """Remove what only the VM needed."""
+        (self.path / "initramfs").unlink(missing_ok=True)
+
+
+def create(out: Path | None) -> Run:
+    """Make the folder of a new run; older ones beyond the last few are removed.
+
+    Raises:
+        Error: the cache or ``out`` cannot be written.
+    """
+    parent = cache.root() / "runs"
+    cache.prune(parent, "[0-9]*", _KEEP_RUNS)
+    path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    chosen = (out or path / "out").absolute()
+    with cache.writing(path):
+        path.mkdir(parents=True)
+        chosen.mkdir(parents=True, exist_ok=True)
+    return Run(path, chosen)
+
+
+def write_settings(
+    run: Run,
+    machine: vm.Machine,
+    *,
+    modules: Sequence[str],
+    pf_driver: str,
+    vf_driver: str,
+    mode: str,
+    command: Sequence[str] = (),
+    environment: Sequence[str] = (),
+) -> None:
+    """Write what the session script in the guest reads.
+
+    ``environment`` has NAME=VALUE words for the command, beside what it always gets.
+    """
+    variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    variables["PATH"] = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
+    variables["MLXLAB_PF"] = vm.PF
+    variables["MLXLAB_OUT"] = str(run.out)
+    variables |= dict(word.split("=", 1) for word in environment)
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    settings = {
+        "mode": mode,
+        "modules": " ".join(modules),
+        "pf_driver": pf_driver,
+        "vf_driver": vf_driver,
+        "vfs": str(machine.vfs),
+        "cwd": str(Path.cwd()),
+    }
+    lines += [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
+    with cache.writing(run.path):
+        (run.path / "settings").write_text("\n".join(lines) + "\n")
+        (run.path / "command").write_text(f"exec {shlex.join(command)}\n")

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table of kernels that the lab can boot (lab/kernels.toml)."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from genbindings import resources
+from genbindings.errors import Error, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FIELDS = {"summary", "series", "driver", "patches"}
+_DRIVERS = ("stock", "series")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kernel of the table.
+
+    Attributes:
+        name: what ``--kernel`` takes.
+        summary: one line for people.
+        series: the Debian kernel series, ``6.12`` say.
+        driver: ``stock`` or ``series``.
+        patches: the folder of the patch series, relative to the repository, if any.
+    """
+
+    name: str
+    summary: str
+    series: str
+    driver: str
+    patches: str | None = None
+
+    @property
+    def obstacle(self) -> str:
+        """Why this kernel cannot be booted yet, or nothing."""
+        if self.driver == "stock":
+            return ""
+        try:
+            resources.find(f"{self.patches}/series")
+        except Error:
+            return "no series yet"
+        return "building a series is not built yet"
+
+
+def parse(text: str, origin: str) -> dict[str, Entry]:
+    """Return the entries of the table ``text`` by name, in its order.
+
+    Raises:
+        Error: it is not a table of kernels; ``origin`` is named.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Error(f"{origin}: {error}") from None
+    entries = {}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise Error(f"{origin}: {name} is not a table")
+        unknown = sorted(set(table) - _FIELDS)
+        missing = sorted({"summary", "series", "driver"} - set(table))
+        if unknown or missing:
+            what = f"unknown key {unknown[0]}" if unknown else f"no {missing[0]}"
+            raise Error(f"{origin}: [{name}] has {what}")
+        bad = next((key for key, value in table.items() if not isinstance(value, str)), None)
+        if bad:
+            raise Error(f"{origin}: [{name}] {bad} is not a string")
+        if table["driver"] not in _DRIVERS:
+            raise Error(f"{origin}: [{name}] driver is none of {', '.join(_DRIVERS)}")
+        if (table["driver"] == "series") != ("patches" in table):
+            raise Error(f"{origin}: [{name}] patches and driver do not fit")
+        entries[name] = Entry(name, **table)
+    return entries
+
+
+def load() -> dict[str, Entry]:
+    """Return the shipped table."""
+    path: Path = resources.find("lab/kernels.toml")
+    return parse(path.read_text(), str(path))
+
+
+def pick(name: str) -> Entry:
+    """Return the bootable entry ``name``.
+
+    Raises:
+        UsageError: there is none, or it cannot be booted yet.
+    """
+    entries = load()
+    if name not in entries:
+        raise UsageError(f"no kernel {name!r} in the lab's table", f"one of {', '.join(entries)}")
+    entry = entries[name]
+    if entry.obstacle:
+        raise UsageError(f"kernel {name} cannot be booted: {entry.obstacle}")
+    return entry

@@ -1,0 +1,96 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Runs in the lab's guest: every scenario of test_suite.py in one boot. Each leaves its stdout,
+# stderr and exit status in a folder of its own below $MLXLAB_OUT.
+
+here=$(dirname "$0")
+fw=/sys/kernel/debug/mlx5_lab
+nobody=65534
+
+scenario() {
+	name=$1
+	shift
+	mkdir -p "$MLXLAB_OUT/$name"
+	echo "suite: $name"
+	(
+		cd "$MLXLAB_OUT/$name" || exit 1
+		"$@" >stdout 2>stderr
+		echo $? >status
+	)
+}
+
+traced() {
+	mlxtrace precopy -d "$MLXLAB_VF0" -d "$MLXLAB_VF1" -w trace.mlxrec "$@" \
+		-c "mlxtrace migrate --source $MLXLAB_VF0 --target $MLXLAB_VF1 --json client.json"
+	status=$?
+	cat "$fw/$MLXLAB_VF0/counters" >source.counters
+	cat "$fw/$MLXLAB_VF1/counters" >target.counters
+	return $status
+}
+
+migrate() {
+	mlxtrace migrate --source "$MLXLAB_VF0" --target "$MLXLAB_VF1" "$@"
+}
+
+unbound() {
+	echo "$MLXLAB_VF1" >/sys/bus/pci/drivers/mlx5_vfio_pci/unbind
+	migrate
+	status=$?
+	echo "$MLXLAB_VF1" >/sys/bus/pci/drivers/mlx5_vfio_pci/bind
+	return $status
+}
+
+unprivileged() {
+	setpriv --reuid=$nobody --regid=$nobody --clear-groups "$@"
+}
+
+without_headers() {
+	unshare -m sh -c '
+		for link in build source; do
+			headers=$(readlink -f "/lib/modules/$(uname -r)/$link")
+			mount -t tmpfs none "$headers"
+		done
+		exec mlxtrace precopy --duration 1'
+}
+
+without_module() {
+	for vf in $MLXLAB_VFS; do
+		echo "$vf" >/sys/bus/pci/drivers/mlx5_vfio_pci/unbind
+	done
+	modprobe -r mlx5_vfio_pci
+	mlxtrace precopy --duration 1
+	status=$?
+	modprobe mlx5_vfio_pci
+	for vf in $MLXLAB_VFS; do
+		echo "$vf" >/sys/bus/pci/drivers_probe
+	done
+	return $status
+}
+
+unload() {
+	echo 0 >"/sys/bus/pci/devices/$MLXLAB_PF/sriov_numvfs" &&
+		modprobe -r mlx5_vfio_pci && modprobe -r mlx5_lab
+}
+
+scenario traced traced
+scenario blind traced --without save-callback
+scenario dry-run mlxtrace precopy --dry-run
+scenario stop-copy migrate --no-precopy --json client.json
+scenario to-file mlxtrace migrate --source "$MLXLAB_VF0" --to state.mlxstream --json client.json
+scenario from-file mlxtrace migrate --from ../to-file/state.mlxstream --target "$MLXLAB_VF1" \
+	--json client.json
+# The initial image has 8.4 MB, so this byte is in a later one.
+scenario damaged migrate --flip-byte 8500000 --json client.json
+scenario after-damage migrate --json client.json
+scenario images python "$here/images.py" images.json
+scenario no-device mlxtrace migrate --source 0000:ff:1f.7 --target "$MLXLAB_VF1"
+scenario no-traced-device mlxtrace precopy -d 0000:ff:1f.7 --duration 1
+scenario unbound unbound
+scenario unprivileged-trace unprivileged mlxtrace precopy --duration 1
+scenario unprivileged-migrate unprivileged mlxtrace migrate \
+	--source "$MLXLAB_VF0" --target "$MLXLAB_VF1"
+scenario without-headers without_headers
+scenario without-module without_module
+cat "$fw/assertions" >"$MLXLAB_OUT/assertions"
+scenario unload unload

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The whole path, in one boot: migrations, the tracer beside them, refusals, and bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlxtrace import agreement
+from mlxtrace.report import report
+
+if TYPE_CHECKING:
+    from tests.lab.conftest import Scenario, Suite
+
+pytestmark = pytest.mark.lab
+
+VF0, VF1 = "0000:01:00.1", "0000:01:00.2"
+
+
+def events(scenario: Scenario, kind: str, bdf: str | None = None) -> list[dict[str, Any]]:
+    """Return the events of one type in a scenario's recording."""
+    return [
+        event
+        for event in agreement.traced_events(scenario.folder / "trace.mlxrec")
+        if event["type"] == kind and (bdf is None or event["bdf"] == bdf)
+    ]
+
+
+def summary(scenario: Scenario, bdf: str) -> dict[str, Any]:
+    (found,) = events(scenario, "summary", bdf)
+    return found
+
+
+def one_line(text: str) -> str:
+    """Return the error line of ``text``; a hint may follow, a traceback may not."""
+    assert "Traceback" not in text
+    lines = [line for line in text.splitlines() if "error:" in line]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+def test_the_boot_ends_well(suite: Suite) -> None:
+    assert suite.run.returncode == 0, suite.run.stdout + suite.run.stderr
+    assert suite["unload"].status == 0
+
+
+def test_the_firmware_saw_no_misuse(suite: Suite) -> None:
+    lines = (suite.out / "assertions").read_text().splitlines()
+    assert len(lines) >= 12
+    assert [line for line in lines if not line.endswith(" 0")] == []
+
+
+def test_the_trace_and_the_client_agree_on_every_figure(suite: Suite) -> None:
+    traced = suite["traced"]
+    assert traced.status == 0, traced.stdout + traced.stderr
+    client = traced.json("client.json")
+    rows = agreement.compare(client, agreement.traced_events(traced.folder / "trace.mlxrec"))
+    assert [row for row in rows if not row.agrees] == []
+    assert client["initial_images"] >= 1
+    assert client["middle_images"] >= 2
+    assert client["final_images"] == 1
+    assert client["final_ends"] == 1
+    assert client["state_hashes_equal"] is True
+
+
+def test_the_firmware_is_the_third_witness(suite: Suite) -> None:
+    traced = suite["traced"]
+    source, target = traced.counters("source.counters"), traced.counters("target.counters")
+    saved, loaded = summary(traced, VF0), summary(traced, VF1)
+    for ours, theirs in (
+        ("saves", "save"),
+        ("initial_images", "save_initial"),
+        ("middle_images", "save_middle"),
+        ("final_images", "save_final"),
+        ("failed_saves", "save_failed"),
+    ):
+        assert saved[ours] == source[theirs], ours
+    assert sum(saved["image_bytes"]) == source["save_bytes"]
+    assert loaded["loads"] == target["load"]
+    assert sum(loaded["load_bytes"]) == target["load_bytes"]
+
+
+def test_every_byte_read_and_written_is_accounted_for(suite: Suite) -> None:
+    traced = suite["traced"]
+    client = traced.json("client.json")
+    read = sum(event["bytes"] for event in events(traced, "read", VF0))
+    written = sum(event["bytes"] for event in events(traced, "write", VF1))
+    assert read == written == client["read_bytes"] == client["written_bytes"]
+
+
+def test_the_parts_of_a_save_add_up(suite: Suite) -> None:
+    saves = events(suite["traced"], "save", VF0)
+    assert [save["kind"] for save in saves][:1] == ["initial"]
+    assert [save["kind"] for save in saves][-1:] == ["final"]
+    for save in saves:
+        assert save["status"] == 0
+        assert save["image_bytes"] >= save["query_bytes"] > 0
+        if save["callback_seen"]:
+            assert save["issue_boot_ns"] + save["fw_ns"] <= save["boot_ns"]
+
+
+def test_the_states_are_those_of_a_migration(suite: Suite) -> None:
+    arcs = [
+        (event["from"], event["to"])
+        for event in events(suite["traced"], "state", VF0)
+        if event["errno"] == 0
+    ]
+    migration = ["RUNNING", "PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "STOP"]
+    assert arcs == list(zip(migration, migration[1:], strict=False))
+
+
+def test_the_loss_line_is_printed_with_zeros(suite: Suite) -> None:
+    last = suite["traced"].stdout.strip().splitlines()[-1]
+    assert last.startswith("lost 0 (ring)")
+    assert "missed 0 (returns)" in last
+
+
+def test_a_recording_reports_what_the_live_run_printed(suite: Suite) -> None:
+    traced = suite["traced"]
+    replayed = io.StringIO()
+    assert report(traced.folder / "trace.mlxrec", replayed)
+    live = traced.stdout.splitlines()
+    shown = iter(live)
+    # The client's lines are among the live ones; the trace's are all there, in their order.
+    missing = [line for line in replayed.getvalue().splitlines() if line not in shown]
+    assert missing == []
+    assert max(map(len, replayed.getvalue().splitlines())) < 100
+
+
+def test_a_save_whose_callback_is_not_seen_is_shown_all_the_same(suite: Suite) -> None:
+    blind = suite["blind"]
+    assert blind.status == 0, blind.stderr
+    client = blind.json("client.json")
+    saves = events(blind, "save", VF0)
+    assert [save["image_bytes"] for save in saves] == client["image_bytes"]
+    assert not any(save["callback_seen"] for save in saves)
+    assert all(save["fw_ns"] is None and save["fw_max_ns"] > 0 for save in saves)
+    assert summary(blind, VF0)["incomplete_saves"] == len(saves)
+
+
+def test_a_dry_run_attaches_nothing_and_lists_the_probes(suite: Suite) -> None:
+    dry = suite["dry-run"]
+    assert dry.status == 0, dry.stderr
+    for symbol in ("mlx5_cmd_exec_cb", "mlx5vf_save_read", "vfio_mig_get_next_state"):
+        assert symbol in dry.stdout
+
+
+def test_a_migration_without_precopy_is_one_final_image(suite: Suite) -> None:
+    stop_copy = suite["stop-copy"]
+    assert stop_copy.status == 0, stop_copy.stderr
+    client = stop_copy.json("client.json")
+    assert (client["initial_images"], client["middle_images"], client["final_images"]) == (0, 0, 1)
+    assert client["state_hashes_equal"] is True
+
+
+def test_a_stream_goes_through_a_file(suite: Suite) -> None:
+    saved, loaded = suite["to-file"], suite["from-file"]
+    assert saved.status == 0, saved.stderr
+    assert loaded.status == 0, loaded.stderr
+    to, back = saved.json("client.json"), loaded.json("client.json")
+    assert to["image_bytes"] == back["image_bytes"]
+    assert to["source_state_hash"] == back["target_state_hash"]
+
+
+def test_one_damaged_byte_is_refused_by_name_and_the_vf_recovers(suite: Suite) -> None:
+    damaged, after = suite["damaged"], suite["after-damage"]
+    assert damaged.status == 1
+    error = one_line(damaged.stderr)
+    assert "image 2 (middle)" in error
+    assert "EINVAL" in error
+    assert after.status == 0, after.stderr
+    assert after.json("client.json")["state_hashes_equal"] is True
+
+
+@pytest.mark.parametrize(
+    ("case", "refused", "syndrome"),
+    [
+        ("lost", 2, "0x1ab014"),
+        ("reordered", 2, "0x1ab014"),
+        ("repeated", 3, "0x1ab014"),
+        ("damaged", 2, "0x1ab012"),
+        ("foreign", 2, "0x1ab013"),
+        ("no base", 1, "0x1ab013"),
+    ],
+)
+def test_load_refuses_images_that_do_not_build_on_each_other(
+    suite: Suite, case: str, refused: int, syndrome: str
+) -> None:
+    images = suite["images"]
+    assert images.status == 0, images.stderr
+    result = images.json("images.json")[case]
+    assert result == {
+        "refused_image": refused,
+        "errno": "EINVAL",
+        "syndromes": [syndrome],
+        "state_after_reset": "RUNNING",
+    }
+
+
+def test_load_takes_whole_streams_one_after_the_other(suite: Suite) -> None:
+    results = suite["images"].json("images.json")
+    for case in ("whole", "other whole"):
+        assert results[case]["refused_image"] is None
+    assert results["whole"]["hash"] != results["other whole"]["hash"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "words"),
+    [
+        ("no-device", ["0000:ff:1f.7"]),
+        ("no-traced-device", ["0000:ff:1f.7"]),
+        ("unbound", [VF1]),
+        ("unprivileged-trace", ["root"]),
+        ("unprivileged-migrate", []),
+        ("without-headers", ["header"]),
+        ("without-module", ["mlx5"]),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(
+    suite: Suite, scenario: str, words: list[str]
+) -> None:
+    result = suite[scenario]
+    assert result.status == 1
+    line = one_line(result.stderr)
+    for word in words:
+        assert word in line
+
+
+def test_the_recordings_open_with_what_they_are(suite: Suite) -> None:
+    meta = events(suite["traced"], "meta")[0]
+    assert meta["kernel"].startswith("6.12")
+    assert all(probe["state"] == "attached" for probe in meta["probes"])
+    assert json.dumps(meta)
+    assert Path(suite["traced"].folder / "trace.mlxrec").stat().st_size > 0
