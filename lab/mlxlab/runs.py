@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxpatch import cache
-
 from mlxlab import vm
+from mlxpatch import cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

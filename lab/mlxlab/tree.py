@@ -8,17 +8,17 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
 from mlxpatch import build, cache, kernels
 
 if TYPE_CHECKING:
-    from mlxpatch.kernels import Kernel
-    from mlxpatch.progress import Progress
+    from pathlib import Path
 
     from mlxlab.table import Entry
+    from mlxpatch.kernels import Kernel
+    from mlxpatch.progress import Progress
 
 # Their symbols are the stand-in's too, and depmod would pick either; the card is not there anyway.
 _LEFT_OUT = (
@@ -28,6 +28,8 @@ _LEFT_OUT = (
     "kernel/drivers/vfio/pci/mlx5",
 )
 _KEEP_TREES = 4
+# Part of the key: change it when a tree is made up in another way.
+_LAYOUT = "build and source"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def assemble(kernel: Kernel, modules: list[Path], progress: Progress) -> Boot:
 
     The kernel's own modules are hard links to the unpacked package.
     """
-    text = "\0".join([kernel.release, kernel.version, *_LEFT_OUT, *map(str, sorted(modules))])
+    text = "\0".join(
+        [_LAYOUT, kernel.release, kernel.version, *_LEFT_OUT, *map(str, sorted(modules))]
+    )
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     root = cache.root() / "trees" / f"{kernel.release}-{key}"
     with cache.locked(f"tree-{root.name}"):
@@ -88,7 +92,9 @@ def _assemble(kernel: Kernel, modules: list[Path], root: Path) -> None:
         updates.mkdir()
         for module in modules:
             os.link(module, updates / module.name)
-        (tree / "build").symlink_to(kernel.headers)
+        # bcc compiles against both: Debian splits the headers in two.
+        for link in ("build", "source"):
+            (tree / link).symlink_to((kernel.modules / link).resolve())
         done = subprocess.run(
             ["/sbin/depmod", "-b", partial, kernel.release], capture_output=True, text=True
         )

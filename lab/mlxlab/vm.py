@@ -56,9 +56,7 @@ def check_tools() -> None:
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     for tool, package in _TOOLS.items():
         if shutil.which(tool, path=path) is None:
-            raise NotStartedError(
-                f"{tool} is missing", f"run: apt-get install {package} (as root)"
-            )
+            raise NotStartedError(f"{tool} is missing", f"run: apt-get install {package} (as root)")
     if importlib.util.find_spec("virtme") is None:
         raise NotStartedError(
             "virtme-ng is missing from this Python environment", "install mlxtrace[lab]"

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from mlxpatch import kernels
+from mlxpatch.progress import Progress
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 GUEST = Path(__file__).resolve().parent / "guest"
 KERNEL = "upstream-6.12"
@@ -62,12 +65,20 @@ def mlxlab(*arguments: str | Path) -> list[str]:
     return [str(Path(sys.executable).parent / "mlxlab"), *map(str, arguments)]
 
 
-def lab_run(out: Path, *command: str | Path, timeout_s: int = 600) -> subprocess.CompletedProcess[str]:
+def lab_run(
+    out: Path, *command: str | Path, timeout_s: int = 600
+) -> subprocess.CompletedProcess[str]:
     """Boot the lab and run ``command`` in it; its $MLXLAB_OUT is ``out``."""
     words = mlxlab("run", "--kernel", KERNEL, "--timeout", str(timeout_s), "--out", out, "--")
     return subprocess.run(
         [*words, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True
     )
+
+
+@pytest.fixture(scope="session")
+def linux_source() -> Path:
+    """Return the kernel sources that the lab builds from, fetched if they are not cached."""
+    return kernels.ensure_source("6.12", Progress("tests")).root
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,9 @@ def save(vf: Device) -> Images:
         for _ in range(3):
             drain(stream, parser, images)
             time.sleep(0.05)
+            # It starts the next SAVE: until that is done, a read says "no data for now".
             stream.precopy_info()
+            stream.wait(5)
         drain(stream, parser, images)
         vf.set_state(State.STOP_COPY)
         assert drain(stream, parser, images) is End.FINAL

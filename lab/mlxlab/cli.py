@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ``mlxlab`` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genbindings import console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlxlab.lab import Request
+
+_DEFAULT_KERNEL = "upstream-6.12"
+
+
+@click.group(context_settings=console.CONTEXT)
+@console.version_option
+def cli() -> None:
+    """A test host for mlx5 VF migration in a virtual machine: real but for the firmware."""
+
+
+def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        (
+            click.option(
+                "--kernel", default=_DEFAULT_KERNEL, show_default=True, help="See mlxlab kernels."
+            ),
+            click.option(
+                "--vfs",
+                type=click.IntRange(1, 64),
+                default=2,
+                show_default=True,
+                help="Number of VFs.",
+            ),
+            click.option(
+                "--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="CPUs."
+            ),
+            click.option(
+                "--memory",
+                type=click.IntRange(512),
+                default=2048,
+                show_default=True,
+                metavar="MIB",
+                help="Memory in MiB.",
+            ),
+            click.option(
+                "--out",
+                type=click.Path(file_okay=False, path_type=Path),
+                help="Folder that the guest sees as $MLXLAB_OUT.",
+            ),
+            click.option("-q", "--quiet", is_flag=True, help="Print no progress."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _request(
+    kernel: str,
+    vfs: int,
+    cpus: int,
+    memory: int,
+    out: Path | None,
+    quiet: bool,
+    command: tuple[str, ...] = (),
+    timeout_s: float | None = None,
+) -> Request:
+    from mlxlab.lab import Request
+    from mlxlab.vm import Machine
+
+    return Request(kernel, Machine(cpus, memory, vfs), command, out, timeout_s, quiet)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@_machine_options
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="End the run after this time (exit status 124).",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(timeout: float | None, command: tuple[str, ...], **options: Any) -> int:
+    """Boot the lab, run COMMAND in it, and exit with its status.
+
+    COMMAND sees this machine's files, and what it writes stays in memory, except below
+    $MLXLAB_OUT. The VFs are in $MLXLAB_VF0, $MLXLAB_VF1, and so on.
+
+    Exit status: COMMAND's, or 120 after a kernel splat or a firmware assertion, 124 timeout, 125
+    when the lab could not start, 126 when the VM was lost.
+    """
+    from mlxlab import lab
+
+    result = lab.boot(_request(**options, command=command, timeout_s=timeout))
+    if any(result.run.out.iterdir()) and not options["quiet"]:
+        click.echo(f"mlxlab: output of the run: {result.run.out}", err=True)
+    return result.status
+
+
+@cli.command()
+@_machine_options
+def shell(**options: Any) -> int:
+    """Boot the lab and give a prompt in it; leaving the shell ends the VM."""
+    from mlxlab import lab
+
+    return lab.shell(_request(**options))
+
+
+@cli.command()
+@_machine_options
+def demo(**options: Any) -> int:
+    """Migrate a VF to another one under the tracer, and put client and tracer side by side."""
+    from rich.console import Console
+
+    from mlxlab import demo as show
+    from mlxlab import lab
+
+    terminal = Console()
+    terminal.print(show.INTRODUCTION, highlight=False)
+    result = lab.boot(_request(**options, command=("sh", "-c", show.COMMAND)))
+    if result.status:
+        return result.status
+    return 0 if show.show(result.run.out, terminal) else 1
+
+
+@cli.command()
+def kernels() -> None:
+    """List the kernels that the lab can boot, and what of them is cached."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mlxlab import table
+    from mlxpatch import cache
+    from mlxpatch import kernels as packages
+
+    listing = Table(box=None)
+    for column in ("kernel", "cached", "what it is"):
+        listing.add_column(column)
+    for entry in table.load().values():
+        cached = ", ".join(kernel.release for kernel in packages.cached_kernels(entry.series))
+        listing.add_row(entry.name, entry.obstacle or cached or "no", entry.summary)
+    Console().print(listing)
+    size = sum(f.lstat().st_blocks * 512 for f in cache.root().rglob("*") if not f.is_dir())
+    click.echo(f"the cache, {cache.root()}, holds {size / 1e9:.1f} GB")
+
+
+for _name, _summary in (
+    ("exec", "run another command in a lab that was kept"),
+    ("stop", "end a lab that was kept"),
+    ("fw", "show and set the firmware's knobs"),
+    ("clean", "empty the cache"),
+    ("matrix", "validate several kernels or revisions, one table"),
+    ("qemu", "live-migrate a nested QEMU"),
+    ("kernel", "build a debug kernel"),
+):
+    console.planned(cli, _name, _summary)
+
+
+def main() -> None:
+    """Run the command."""
+    console.run(cli, "mlxlab")
