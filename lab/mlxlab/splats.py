@@ -32,7 +32,7 @@ _PART = re.compile(
 
 @dataclass(frozen=True)
 class Splat:
-    """One splat: ``lines`` is its text with time stamps, the headline first."""
+    """One splat: ``lines`` is its text with time stamps."""
 
     kind: str
     headline: str
@@ -70,9 +70,17 @@ def find(log: Iterable[str]) -> list[Splat]:
             index += 1
             continue
         end = _end_of(texts, index)
-        found.append(Splat(kind, texts[index], tuple(lines[index:end])))
+        found.append(Splat(kind, texts[index], tuple(lines[_begin_of(texts, index) : end])))
         index = end
     return found
+
+
+def _begin_of(texts: list[str], headline: int) -> int:
+    # WARN() prints its own message between the cut and the line that says WARNING.
+    for index in range(headline - 1, max(headline - 5, -1), -1):
+        if _CUT in texts[index]:
+            return index + 1
+    return headline
 
 
 def _end_of(texts: list[str], start: int) -> int:

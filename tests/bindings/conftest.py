@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from mlxpatch.kernels import ensure_source
 from mlxpatch.progress import Progress
 
@@ -22,7 +23,7 @@ def kernel_source() -> Sources:
 
     @functools.cache
     def tree(series: str) -> Path:
-        return ensure_source(series, Progress("tests", quiet=True)).path
+        return ensure_source(series, Progress("tests", quiet=True)).root
 
     return tree
 

@@ -7,11 +7,15 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
 from genbindings.dwarf import FieldAt, struct_layouts
 from genbindings.errors import Error
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Values = Callable[[str, dict[str, str], list[str]], dict[str, int]]
 
@@ -126,5 +130,5 @@ def test_files_without_debugging_information_are_refused(tmp_path: Path) -> None
     text.write_text("not an object\n")
     with pytest.raises(Error, match="is not a readable ELF file"):
         struct_layouts(text, ["outer"])
-    with pytest.raises(Error, match="cannot read .*: No such file"):
+    with pytest.raises(Error, match=r"cannot read .*: No such file"):
         struct_layouts(tmp_path / "missing.ko", ["outer"])

@@ -9,17 +9,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 import mlxuapi.vfio
-import pytest
 from genbindings import uapi
-from genbindings.backends import BACKENDS
+from genbindings.backends import render
 from genbindings.compiler import Compiler
 from genbindings.generate import Options, model
-from genbindings.model import Header
 from mlxuapi import runtime, vfio
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from genbindings.model import Header
 
 Values = Callable[[str, dict[str, str], list[str]], dict[str, int]]
 Sources = Callable[[str], Path]
@@ -54,7 +58,7 @@ def load(text: str, path: Path) -> ModuleType:
 
 @pytest.fixture
 def module(found: Header, tmp_path: Path) -> ModuleType:
-    return load(BACKENDS["ctypes"](found), tmp_path / "generated_vfio.py")
+    return load(render(found, "ctypes"), tmp_path / "generated_vfio.py")
 
 
 @pytest.fixture
@@ -191,7 +195,7 @@ def test_flexible_arrays_are_bounds_checked(found: Header, module: ModuleType) -
 def test_shipped_module_is_up_to_date(kernel_source: Sources) -> None:
     found, _ = model(Options("vfio.h", kernel=kernel_source("6.12")))
     shipped = Path(mlxuapi.vfio.__file__).read_text()
-    assert BACKENDS["ctypes"](found) == shipped
+    assert render(found, "ctypes") == shipped
 
 
 def test_shipped_module_imports_without_warnings() -> None:
@@ -200,8 +204,8 @@ def test_shipped_module_imports_without_warnings() -> None:
 
 
 def test_generated_modules_are_deterministic_and_clean(found: Header, tmp_path: Path) -> None:
-    text = BACKENDS["ctypes"](found)
-    assert text == BACKENDS["ctypes"](found)
+    text = render(found, "ctypes")
+    assert text == render(found, "ctypes")
     assert "/" not in text.split("from __future__")[0].replace("mlxuapi/", "")
     path = tmp_path / "generated.py"
     path.write_text(text)

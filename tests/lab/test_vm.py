@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""mlxlab as a program: exit statuses, streams, splats, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mlxlab import table, tree
+from mlxpatch import build, kernels
+from mlxpatch.progress import Progress
+from tests.lab.conftest import GUEST, KERNEL, REPOSITORY, lab_run, mlxlab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.lab
+
+
+def qemus() -> set[int]:
+    """Return the process ids of the lab's VMs."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and b"mlxlab.control" in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+    return found
+
+
+def wait_until_gone(seconds: float = 20) -> set[int]:
+    """Return the VMs that are still there after a while."""
+    end = time.monotonic() + seconds
+    while qemus() and time.monotonic() < end:
+        time.sleep(0.1)
+    return qemus()
+
+
+@pytest.fixture(scope="module")
+def provoke() -> Path:
+    """Return a module that does one wrong thing when it is loaded."""
+    progress = Progress("tests")
+    kernel, _ = kernels.ensure(table.pick(KERNEL).series, progress)
+    firmware = build.build(build.lab_firmware(), kernel.headers, progress)
+    recipe = build.Recipe("provoke", {"provoke": GUEST / "provoke"})
+    built = build.build(recipe, kernel.headers, progress, symvers=[firmware.symvers])
+    return next(module for module in built.modules if module.name == "provoke.ko")
+
+
+@contextlib.contextmanager
+def started(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """Start ``mlxlab run`` and hand it over once the command in the guest has spoken."""
+    lab = subprocess.Popen(
+        mlxlab("run", "--kernel", KERNEL, "--", *command),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert lab.stdout is not None
+        assert lab.stdout.readline() == "up\n"
+        assert qemus()
+        yield lab
+    finally:
+        lab.kill()
+        lab.communicate()
+
+
+def test_status_and_streams_are_the_commands_own(tmp_path: Path) -> None:
+    script = 'echo "out $MLXLAB_VFS"; echo err >&2; echo kept >"$MLXLAB_OUT/file"; exit 23'
+    result = lab_run(tmp_path, "sh", "-c", script)
+    assert result.returncode == 23
+    assert result.stdout == "out 0000:01:00.1 0000:01:00.2\n"
+    assert "err\n" in result.stderr
+    assert (tmp_path / "file").read_text() == "kept\n"
+    assert not wait_until_gone()
+
+
+def test_a_kernel_warning_fails_the_run_and_is_printed(tmp_path: Path, provoke: Path) -> None:
+    result = lab_run(tmp_path, "insmod", provoke, "what=warn")
+    assert result.returncode == 120
+    assert "provoked by a test" in result.stderr
+    assert "provoke_init" in result.stderr
+
+
+def test_a_firmware_assertion_fails_the_run_and_is_named(tmp_path: Path, provoke: Path) -> None:
+    result = lab_run(tmp_path, "insmod", provoke, "what=misuse")
+    assert result.returncode == 120
+    assert "wrong_order" in result.stderr
+
+
+def test_a_panic_is_a_splat_not_the_commands_failure(tmp_path: Path) -> None:
+    result = lab_run(tmp_path, "sh", "-c", "echo c >/proc/sysrq-trigger")
+    assert result.returncode == 120
+    assert "panic" in result.stderr.lower()
+
+
+def test_a_vm_that_goes_away_is_lost(tmp_path: Path) -> None:
+    result = lab_run(tmp_path, "sh", "-c", "echo b >/proc/sysrq-trigger; sleep 60")
+    assert result.returncode == 126
+    assert "lost" in result.stderr
+
+
+def test_a_timeout_is_told_apart(tmp_path: Path) -> None:
+    result = lab_run(tmp_path, "sleep", "600", timeout_s=20)
+    assert result.returncode == 124
+    assert not wait_until_gone()
+
+
+def test_an_interrupt_leaves_no_vm() -> None:
+    with started("sh", "-c", "echo up; sleep 600") as lab:
+        lab.send_signal(signal.SIGINT)
+        lab.communicate(timeout=120)
+        assert lab.returncode in (130, 128 + signal.SIGINT)
+        assert not wait_until_gone()
+
+
+def test_a_killed_mlxlab_leaves_no_vm_and_no_lock(tmp_path: Path) -> None:
+    with started("sh", "-c", "echo up; sleep 600") as lab:
+        os.kill(lab.pid, signal.SIGKILL)
+        lab.wait(60)
+        assert not wait_until_gone()
+    assert lab_run(tmp_path, "true").returncode == 0
+
+
+def test_the_module_tree_has_dwarf_and_btf() -> None:
+    boot = tree.prepare(table.pick(KERNEL), Progress("tests"))
+    module = boot.modules / "updates/mlx5-vfio-pci.ko"
+    sections = subprocess.run(
+        ["readelf", "-S", "-W", module], capture_output=True, text=True, check=True
+    ).stdout
+    assert ".debug_info" in sections
+    assert ".BTF" in sections
