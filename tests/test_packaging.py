@@ -37,9 +37,10 @@ def installed(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Return the bin folder of a clean environment that has the wheel."""
     home = tmp_path_factory.mktemp("clean")
     (wheel,) = distributions.glob("*.whl")
+    pip = str(home / "bin/pip")
     for command in (
-        ["/usr/bin/python3", "-m", "venv", home],
-        [home / "bin/pip", "install", "-q", "--disable-pip-version-check", wheel],
+        ["/usr/bin/python3", "-m", "venv", str(home)],
+        [pip, "install", "-q", "--disable-pip-version-check", str(wheel)],
     ):
         result = run(*command, cwd=home)
         assert result.returncode == 0, result.stderr

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
 
 from genbindings.errors import Error
@@ -72,10 +73,12 @@ def show(out: Path, console: Console) -> bool:
 
 def table(rows: list[Row]) -> Table:
     """Return ``rows`` as a table of at most 100 columns."""
-    result = Table(title="The client and the tracer, side by side", title_justify="left")
-    result.add_column("figure")
-    result.add_column("client", justify="right", max_width=28)
-    result.add_column("tracer", justify="right", max_width=28)
+    result = Table(
+        title="The client and the tracer, side by side", title_justify="left", box=box.SIMPLE
+    )
+    result.add_column("figure", no_wrap=True)
+    result.add_column("client", justify="right", max_width=24)
+    result.add_column("tracer", justify="right", max_width=24)
     result.add_column("")
     for row in rows:
         verdict = "=" if row.agrees else "!"
