@@ -64,11 +64,10 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
     originals = {path.name: given.found.parent / path.name for path in pre.files}
     notes = Annotator(pre.files, originals)
     found_ioctls = ioctls.resolve(constructed, pre.macros, values, types.structs, notes.comments)
-    spdx = _SPDX.search(content.decode("utf-8", "replace"))
     return Header(
         name=given.found.name,
         sha256=hashlib.sha256(content).hexdigest(),
-        spdx=spdx[1] if spdx else "",
+        spdx=_licence(content.decode("utf-8", "replace")),
         target=compiler.target,
         dialect="bytes",
         structs={name: notes.struct(struct) for name, struct in types.structs.items()},
@@ -76,8 +75,23 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
         constants=_constants(expanded, pre.macros, values, notes, constructed),
         ioctls={name: notes.ioctl(ioctl) for name, ioctl in found_ioctls.items()},
         omitted=_omitted(pre.macros, values, notes, allow_missing=allow_missing),
-        doc=notes.comments[given.compiled.name].file().split("\n\n")[0],
+        doc=_summary(notes.comments[given.compiled.name].file()),
     )
+
+
+def _licence(text: str) -> str:
+    """Return the SPDX expression of a header, or what SPDX says where there is none."""
+    spdx = _SPDX.search(text)
+    if spdx:
+        return spdx[1]
+    # The mlx5 headers have the two licences' text in place of the line.
+    return "GPL-2.0 OR Linux-OpenIB" if "OpenIB.org BSD license" in text else "NOASSERTION"
+
+
+def _summary(doc: str) -> str:
+    """Return the first paragraph of the comment that opens a file, unless it is legal text."""
+    first = " ".join(doc.split("\n\n")[0].split())
+    return "" if re.search(r"copyright|licen[sc]e", first, re.IGNORECASE) else first
 
 
 def _expressions(

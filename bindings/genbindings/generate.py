@@ -10,6 +10,7 @@ from genbindings import ifc, uapi
 from genbindings.assemble import Input, assemble
 from genbindings.compiler import Compiler
 from genbindings.locate import Located, locate
+from genbindings.select import select
 from genbindings.verify import verify
 
 if TYPE_CHECKING:
@@ -50,4 +51,5 @@ def model(options: Options) -> tuple[Header, Located]:
     given = Input(located.path, compiled, ifc.prelude() if bits else "")
     header = assemble(given, compiler, allow_missing=options.allow_missing)
     verify(header, given, compiler)
-    return (ifc.in_bits(header) if bits else header), located
+    header = ifc.in_bits(header) if bits else header
+    return (select(header, options.select) if options.select else header), located

@@ -24,7 +24,7 @@ OPCODES = "cmd_op"
 
 @dataclass(frozen=True, slots=True)
 class EnumClass:
-    """An enum with a name of its own in Python; ``fields`` are pairs of struct and field (C names)."""
+    """An enum that is a class in Python; ``fields`` are pairs of struct and field (C names)."""
 
     name: str
     values: dict[str, int]

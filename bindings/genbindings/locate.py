@@ -63,6 +63,21 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlxtrace"
 
 
+def kernel_tree(name: str, base: Path) -> Path:
+    """Return the kernel tree ``name``: a folder (below ``base``), or a source package in the cache.
+
+    Raises:
+        Error: it is neither.
+    """
+    for path in (base / name, cache() / "sources" / name):
+        if (path / "include").is_dir():
+            return path
+    raise Error(
+        f"{name}: no such kernel tree, and no such source package in the cache",
+        f"unpack it, or let mlxpatch and mlxlab download it to {cache() / 'sources'}",
+    )
+
+
 def locate(
     header: str, compiler: Compiler, *, includes: Sequence[Path] = (), kernel: Path | None = None
 ) -> Located:

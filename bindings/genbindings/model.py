@@ -53,8 +53,8 @@ class Field:
     """A member.
 
     ``count`` holds the dimensions of an array, outermost first; None in it stands for a flexible
-    array, whose ``size`` is 0 (so is one of an old-style ``x[0]``). A bitfield has ``bit_offset`` (from the first byte of the struct,
-    counted from its least significant bit on little-endian machines) and ``bit_size``. An
+    array, whose ``size`` is 0 (so is one of an old-style ``x[0]``). A bitfield has ``bit_offset``
+    (from the first byte of the struct, counted from its least significant bit on little-endian machines) and ``bit_size``. An
     anonymous struct or union member has the name ``""``.
     """
 

@@ -39,7 +39,7 @@ class Layout:
     BYTES: ClassVar[int]
     FIELDS: ClassVar[Mapping[str, FieldInfo]]
     _decode_: ClassVar[Callable[[Layout], dict[str, Any]] | None] = None
-    _tail_: ClassVar[tuple[int, int] | None | str] = "unknown"
+    _tail_: ClassVar[tuple[int, int] | str | None] = "unknown"
 
     _buffer: Any
     _at: int
@@ -55,7 +55,7 @@ class Layout:
 
     @classmethod
     def from_buffer(cls, buffer: Any, offset: int = 0) -> Self:
-        """Return a view of ``buffer`` (bytes, bytearray, mmap, memoryview …) from byte ``offset`` on.
+        """Return a view of ``buffer`` (bytes, bytearray, mmap, memoryview) from byte ``offset`` on.
 
         Nothing is copied. A flexible array extends to the end of the buffer.
 
@@ -103,7 +103,7 @@ class Layout:
         for field in cls.FIELDS.values():
             if field.flexible:
                 cls._tail_ = (field.offset, field.width)
-            elif field.layout and not field.count:
+            elif field.layout and not field.dimensions:
                 # Or that of the struct it ends with.
                 inner = type(getattr(cls(), field.attribute))
                 tail = inner._tail()
@@ -198,7 +198,8 @@ class Module:
             found: Any = self._layout(name, text)
         elif name in namespace["ENUMS"]:
             members = namespace["ENUMS"][name].split()
-            found = IntEnum(name, {member: namespace[member] for member in members})  # type: ignore[misc]
+            make: Any = IntEnum
+            found = make(name, {member: namespace[member] for member in members})
             found.__module__ = namespace["__name__"]
         else:
             raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")

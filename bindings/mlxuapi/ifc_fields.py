@@ -13,7 +13,7 @@ import keyword
 from collections.abc import Callable, Iterator, Sequence
 from operator import index as as_int
 from struct import Struct, unpack_from
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 if TYPE_CHECKING:
     from mlxuapi.ifc import Layout
@@ -27,19 +27,22 @@ Resolve = Callable[[str], Any]
 
 
 class FieldInfo(NamedTuple):
-    """A field: ``offset`` and ``width`` (of one element) in bits, ``count`` None if flexible."""
+    """A field; ``offset`` and ``width`` (of one element) are bits.
+
+    A flexible array has the dimension None.
+    """
 
     name: str
     offset: int
     width: int
-    count: tuple[int | None, ...]
+    dimensions: tuple[int | None, ...]
     layout: str
     enum: str
 
     @property
     def flexible(self) -> bool:
         """Whether it is a flexible array."""
-        return bool(self.count) and self.count[0] is None
+        return bool(self.dimensions) and self.dimensions[0] is None
 
     @property
     def attribute(self) -> str:
@@ -73,7 +76,7 @@ def properties(fields: dict[str, FieldInfo], bits: int, resolve: Resolve) -> dic
 
 
 def _property(field: FieldInfo, bits: int, resolve: Resolve) -> property:
-    if field.count:
+    if field.dimensions:
         get, put = _array(field, resolve)
     elif field.layout:
         get, put = _nested(field, resolve)
@@ -104,7 +107,7 @@ def _in_dword(name: str, at: int, shift: int, width: int) -> tuple[Getter, Sette
     keep = 0xFFFFFFFF ^ (mask << shift)
 
     def get(view: Any) -> int:
-        return (_read_dword(view._buffer, view._at + at)[0] >> shift) & mask
+        return (_read_dword(view._buffer, view._at + at)[0] >> shift) & mask  # type: ignore[no-any-return]
 
     def put(view: Any, value: int) -> None:
         if not 0 <= value <= mask:
@@ -118,7 +121,7 @@ def _in_dword(name: str, at: int, shift: int, width: int) -> tuple[Getter, Sette
 
 def _qword(name: str, at: int) -> tuple[Getter, Setter]:
     def get(view: Any) -> int:
-        return _read_qword(view._buffer, view._at + at)[0]  # type: ignore[no-any-return]
+        return int(_read_qword(view._buffer, view._at + at)[0])
 
     def put(view: Any, value: int) -> None:
         if not 0 <= value < 1 << 64:
@@ -176,16 +179,16 @@ def _nested(field: FieldInfo, resolve: Resolve) -> tuple[Getter, Setter]:
 
 def _array(field: FieldInfo, resolve: Resolve) -> tuple[Getter, Setter]:
     def get(view: Any) -> Any:
-        count = field.count[0]
+        count = field.dimensions[0]
         start = view._at * 8 + field.offset
         width = field.width
-        for inner in field.count[1:]:
+        for inner in field.dimensions[1:]:
             width *= inner or 0
         if count is None:
             count = max(0, len(view._buffer) * 8 - start) // width
         if field.layout:
             return LayoutArray(view._buffer, start // 8, count, resolve(field.layout))
-        return NumberArray(view._buffer, start, field.count[1:], count, field)
+        return NumberArray(view._buffer, start, field.dimensions[1:], count, field)
 
     def put(view: Any, values: Sequence[Any]) -> None:
         array = get(view)
@@ -197,7 +200,10 @@ def _array(field: FieldInfo, resolve: Resolve) -> tuple[Getter, Setter]:
     return get, put
 
 
-class NumberArray(Sequence[Any]):
+_Item = TypeVar("_Item")
+
+
+class NumberArray(Sequence[_Item]):
     """The elements of an array of numbers, in place in the buffer."""
 
     __slots__ = ("_buffer", "_count", "_field", "_inner", "_start")
@@ -223,9 +229,9 @@ class NumberArray(Sequence[Any]):
         return self._start + number * width
 
     @overload
-    def __getitem__(self, number: int) -> Any: ...
+    def __getitem__(self, number: int) -> _Item: ...
     @overload
-    def __getitem__(self, number: slice) -> list[Any]: ...
+    def __getitem__(self, number: slice) -> list[_Item]: ...
     def __getitem__(self, number: int | slice) -> Any:
         if isinstance(number, slice):
             return [self[each] for each in range(*number.indices(self._count))]
@@ -254,7 +260,7 @@ class NumberArray(Sequence[Any]):
         return f"[{', '.join(f'{item:#x}' for item in self)}]"
 
 
-class LayoutArray(Sequence[Any]):
+class LayoutArray(Sequence[_Item]):
     """The elements of an array of structs, in place in the buffer."""
 
     __slots__ = ("_at", "_buffer", "_count", "_kind")
@@ -270,9 +276,9 @@ class LayoutArray(Sequence[Any]):
         return self._count
 
     @overload
-    def __getitem__(self, number: int) -> Any: ...
+    def __getitem__(self, number: int) -> _Item: ...
     @overload
-    def __getitem__(self, number: slice) -> list[Any]: ...
+    def __getitem__(self, number: slice) -> list[_Item]: ...
     def __getitem__(self, number: int | slice) -> Any:
         if isinstance(number, slice):
             return [self[each] for each in range(*number.indices(self._count))]
@@ -284,9 +290,10 @@ class LayoutArray(Sequence[Any]):
         return found
 
     def __setitem__(self, number: int, value: Any) -> None:
-        self[number]._assign(value)
+        element: Any = self[number]
+        element._assign(value)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[_Item]:
         return (self[number] for number in range(self._count))
 
     def __repr__(self) -> str:
@@ -294,7 +301,7 @@ class LayoutArray(Sequence[Any]):
 
 
 def read_bits(buffer: Any, offset: int, width: int) -> int:
-    """Return ``width`` bits of ``buffer`` from bit ``offset`` on, the first the most significant."""
+    """Return ``width`` bits of ``buffer`` from bit ``offset`` on, the most significant first."""
     first, last = offset // 8, (offset + width + 7) // 8
     whole = int.from_bytes(buffer[first:last], "big")
     return (whole >> (last * 8 - offset - width)) & ((1 << width) - 1)
@@ -317,7 +324,7 @@ def plan_decode(kind: type[Layout]) -> Callable[[Layout], dict[str, Any]]:
     slow: list[tuple[str, str]] = []
     for name, field in kind.FIELDS.items():
         number = field.offset // 32
-        plain = not (field.count or field.layout or field.enum)
+        plain = not (field.dimensions or field.layout or field.enum)
         if plain and field.offset % 32 + field.width <= 32 and number < dwords:
             shift = 32 - field.width - field.offset % 32
             quick.append((name, number, shift, (1 << field.width) - 1))

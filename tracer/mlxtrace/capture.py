@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genbindings.errors import Error
-
 from mlxtrace import counters, fentry, host, program, records
 from mlxtrace.catalogue import PROBES, Probe
 from mlxtrace.counters import Counters, ProbeCounts

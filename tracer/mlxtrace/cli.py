@@ -7,6 +7,7 @@ import importlib
 from typing import NoReturn
 
 import click
+
 from genbindings import console
 
 # Importing costs seconds on the emulated machines of the lab: module and name, then the help.

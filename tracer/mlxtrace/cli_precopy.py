@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import click
+
 from genbindings.console import CONTEXT
 from genbindings.errors import UsageError
-
 from mlxtrace import program
 
 _EPILOG = """\b

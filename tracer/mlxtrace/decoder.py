@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from mlxtrace.counters import Counters
 
-UNNAMED = "?"
-"""Name of a device whose name was lost on the way."""
+UNNAMED = None
+"""Name of a device that is not known yet, or whose name was lost on the way."""
 
 
 class Decoder:
@@ -27,7 +27,7 @@ class Decoder:
     """
 
     def __init__(self) -> None:
-        self._by_name: dict[str, VfSession] = {}
+        self._by_name: dict[str | None, VfSession] = {}
         self._by_device: dict[int, VfSession] = {}
         self._last_ns = 0
         self._handlers: dict[int, Callable[[VfSession, Raw], Iterator[Event]]] = {
@@ -61,9 +61,10 @@ class Decoder:
                     vf.totals.add(event)
                     yield event
 
-    def finish(self, counters: Counters, boot_ns: int | None = None) -> Iterator[Event]:
+    def finish(self, counters: Counters | None, boot_ns: int | None = None) -> Iterator[Event]:
         """Yield what is only known at the end: open SAVEs, a summary for each VF, the losses.
 
+        Without ``counters`` (a recording that was cut) the losses are unknown, not zero.
         ``boot_ns`` is when tracing ended; the last record's time if None.
         """
         end = self._last_ns if boot_ns is None else boot_ns
@@ -72,19 +73,19 @@ class Decoder:
                 vf.totals.add(event)
                 yield event
         for name, vf in self._by_name.items():
-            if name == UNNAMED and not vf.totals.saves:
+            if name is UNNAMED and not vf.totals.saves:
                 continue
             yield vf.totals.summary(name, end, counters)
         yield Lost(
             bdf=None,
             boot_ns=end,
-            lost_records=counters.lost_records,
-            missed_returns=counters.missed_returns,
-            skipped=counters.skipped,
+            lost_records=counters.lost_records if counters else None,
+            missed_returns=counters.missed_returns if counters else None,
+            skipped=counters.skipped if counters else None,
             incomplete_saves=self.incomplete_saves,
-            untracked=counters.untracked,
+            untracked=counters.untracked if counters else None,
             at_end=True,
         )
 
-    def _named(self, name: str) -> VfSession:
+    def _named(self, name: str | None) -> VfSession:
         return self._by_name.setdefault(name, VfSession(name))

@@ -145,6 +145,7 @@ class Load(Event):
     type: ClassVar[str] = "load"
 
     session: int
+    vhca_id: int
     image: int
     image_bytes: int
     fw_ns: int
@@ -165,6 +166,7 @@ class Command(Event):
     type: ClassVar[str] = "command"
 
     session: int
+    vhca_id: int
     opcode: int
     name: str
     op_mod: str
@@ -188,7 +190,7 @@ class Lost(Event):
 
     type: ClassVar[str] = "lost"
 
-    lost_records: int
+    lost_records: int | None
     missed_returns: int | None = None
     skipped: int | None = None
     incomplete_saves: int | None = None
@@ -231,7 +233,7 @@ class Summary(Event):
     stopped_ns: int
     dirty_bytes_per_s: int | None
     failed_arcs: int
-    lost_records: int
-    missed_returns: int
+    lost_records: int | None
+    missed_returns: int | None
     skipped: int | None
     incomplete_saves: int

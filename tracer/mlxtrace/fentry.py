@@ -106,9 +106,7 @@ def _module_fd(lib: ctypes.CDLL, module: str) -> int:
         name = ctypes.create_string_buffer(_NAME_LENGTH)
         info = _BtfInfo(name=ctypes.addressof(name), name_len=_NAME_LENGTH)
         length = ctypes.c_uint32(ctypes.sizeof(info))
-        failed = lib.bpf_obj_get_info_by_fd(
-            descriptor, ctypes.byref(info), ctypes.byref(length)
-        )
+        failed = lib.bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(length))
         if not failed and info.kernel_btf and name.value == module.encode():
             return descriptor
         os.close(descriptor)
@@ -117,4 +115,3 @@ def _module_fd(lib: ctypes.CDLL, module: str) -> int:
 
 def _failure(code: int, what: str) -> OSError:
     return OSError(code, f"{what}: {os.strerror(code)}")
-

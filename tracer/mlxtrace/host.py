@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from genbindings.errors import Error
-
 from mlxtrace import devices
 from mlxtrace.catalogue import DRIVER
 
@@ -107,7 +106,13 @@ def why_absent(symbol: str, module: str) -> str:
     table = _symbols()
     if not table:
         return "not found"
-    names = set(re.findall(rf" ({re.escape(symbol)}(?:\.[^\s\[]+)?)[\t\n]", table))
+    names = set()
+    at = table.find(f" {symbol}")
+    while at >= 0:
+        name = table[at + 1 : at + 200].split(maxsplit=1)[0]
+        if name == symbol or name.startswith(f"{symbol}."):
+            names.add(name)
+        at = table.find(f" {symbol}", at + 1)
     if symbol in names:
         return ""
     if names:

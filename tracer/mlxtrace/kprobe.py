@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genbindings.errors import Error
-
 from mlxtrace import btf
 
 _PMU = Path("/sys/bus/event_source/devices/kprobe")
@@ -92,7 +91,9 @@ class Attacher:
         """Take the program off again."""
         if attachment.link >= 0:
             os.close(attachment.link)
-        if attachment.event >= 0:
+        if attachment.by_fentry:
+            os.close(attachment.program)
+        else:
             os.close(attachment.event)
 
     def skipped(self, attachment: Attachment) -> int | None:

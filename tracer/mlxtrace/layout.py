@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 from genbindings.errors import Error
-
 from mlxtrace.catalogue import DRIVER
 
 MODULES = Path("/lib/modules")

@@ -8,7 +8,6 @@ import socket
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genbindings import __version__
-
 from mlxtrace import jsonl, text
 from mlxtrace.events import SCHEMA, Event, Lost, Meta
 
@@ -23,7 +22,7 @@ class Output:
     """Prints events.
 
     Attributes:
-        complete: False once the closing loss line told of a loss, or when there was none.
+        complete: whether the closing loss line was written and told of no loss.
 
     Args:
         stream: where to.
@@ -46,7 +45,7 @@ class Output:
         lines: list[str] = []
         for event in events:
             if isinstance(event, Lost) and event.at_end:
-                self.complete = not any(
+                self.complete = event.lost_records is not None and not any(
                     (
                         event.lost_records,
                         event.missed_returns,

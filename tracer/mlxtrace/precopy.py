@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from genbindings.errors import Error
-
 from mlxtrace import host, layout, output, probetable, program
 from mlxtrace.capture import Capture, load_bcc
 from mlxtrace.catalogue import Probe, select

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.errors import Error
-
 from mlxtrace import counters, records
 from mlxtrace.catalogue import PROBES, SEVENTH_ARGUMENT, Probe
 from mlxtrace.mailbox import Opcode

@@ -19,7 +19,6 @@ import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from genbindings.errors import Error
-
 from mlxtrace import records
 
 if TYPE_CHECKING:

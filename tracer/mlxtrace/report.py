@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from genbindings.errors import Error
-
 from mlxtrace import output
 from mlxtrace.counters import Counters
 from mlxtrace.decoder import Decoder
@@ -48,11 +47,12 @@ def report(
     decoder = Decoder()
     for chunk in reader.chunks():
         printer.write(decoder.feed(chunk))
-    counters, ended = Counters(), None
+    counters: Counters | None = None
+    ended: int | None = None
     if reader.closing is not None:
         try:
-            counters = Counters.from_json(reader.closing["counters"])
             ended = int(reader.closing["clock"]["boot_ns"])
+            counters = Counters.from_json(reader.closing["counters"])
         except (KeyError, TypeError, ValueError, AttributeError):
             remember(f"the closing counters of {path} cannot be read")
     printer.write(decoder.finish(counters, ended))

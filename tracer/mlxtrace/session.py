@@ -52,7 +52,7 @@ class _Issue:
 class VfSession:
     """The state of one VF while its records go by; yields its events."""
 
-    def __init__(self, bdf: str) -> None:
+    def __init__(self, bdf: str | None) -> None:
         self.bdf = bdf
         self.totals = Totals()
         self._session = 0
@@ -192,9 +192,10 @@ class VfSession:
 
     def command(self, raw: Raw) -> Iterator[Event]:
         """A command other than SAVE returned."""
-        start, opcode, op_mod, flags, size, status, syndrome, query, remaining, _ = raw.value
+        start, opcode, op_mod, flags, size, status, syndrome, query, remaining, vhca_id = raw.value
         common = {
             **self._who(raw),
+            "vhca_id": vhca_id,
             "fw_ns": raw.boot_ns - start,
             "status": status,
             "status_name": status_name(status),

@@ -220,8 +220,14 @@ def _resuming(event: Summary) -> Iterator[str]:
 
 
 def _losses(event: Lost) -> Iterator[str]:
-    skipped = "-" if event.skipped is None else event.skipped
     yield ""
+    if event.lost_records is None:
+        yield (
+            "lost, missed and skipped are unknown: the recording has no end  "
+            f"incomplete {event.incomplete_saves} (SAVE without callback)"
+        )
+        return
+    skipped = "-" if event.skipped is None else event.skipped
     yield (
         f"lost {event.lost_records} (ring)  missed {event.missed_returns} (returns)  "
         f"skipped {skipped} (by the kernel)  "

@@ -73,8 +73,8 @@ class Totals:
             case Command():
                 pass
 
-    def summary(self, bdf: str, boot_ns: int, counters: Counters) -> Summary:
-        """Return the summary; ``counters`` are those of the whole trace."""
+    def summary(self, bdf: str | None, boot_ns: int, counters: Counters | None) -> Summary:
+        """Return the summary; ``counters`` are those of the whole trace, if they are known."""
         times = sorted(self.fw_ns)
         rate = None
         if self.dirtying_ns > 0:
@@ -111,9 +111,9 @@ class Totals:
             stopped_ns=self.stopped_ns,
             dirty_bytes_per_s=rate,
             failed_arcs=self.failed_arcs,
-            lost_records=counters.lost_records,
-            missed_returns=counters.missed_returns,
-            skipped=counters.skipped,
+            lost_records=counters.lost_records if counters else None,
+            missed_returns=counters.missed_returns if counters else None,
+            skipped=counters.skipped if counters else None,
             incomplete_saves=self.incomplete_saves,
         )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genbindings import resources
-from genbindings.backends.python_text import docstring, identifier, module_doc, string
+from genbindings.backends.python_text import call, docstring, identifier, module_doc, string
 from genbindings.backends.python_values import constant_text, enum_text
 from genbindings.ifc import is_reserved, short_name
 from genbindings.ifc_commands import Command, commands
@@ -89,6 +89,5 @@ def _line(field: Field, header: Header, enum: str) -> str:
 
 
 def _command(command: Command) -> str:
-    names = (command.name, command.input, command.output)
-    return f"0x{command.opcode:X}: ({', '.join(string(name) for name in names)}),"
-
+    names = [string(name) for name in (command.name, command.input, command.output)]
+    return call(f"    0x{command.opcode:X}: ", names, ",").strip()

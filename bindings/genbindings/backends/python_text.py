@@ -51,6 +51,16 @@ def docstring(text: str, indent: int) -> str:
     return f'{pad}"""{joined}\n{pad}"""'
 
 
+def call(before: str, arguments: list[str], after: str) -> str:
+    """Return ``before(arguments)after``, an argument to a line where one line is too long."""
+    line = f"{before}({', '.join(arguments)}){after}"
+    if len(line) <= WIDTH:
+        return line
+    pad = " " * (len(before) - len(before.lstrip()))
+    broken = "\n".join(f"{pad}    {argument}," for argument in arguments)
+    return f"{before}(\n{broken}\n{pad}){after}"
+
+
 def module_doc(header: Header) -> str:
     """Return the docstring of a generated module: what it is made from, and what it leaves out."""
     lines = [

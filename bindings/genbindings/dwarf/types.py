@@ -57,6 +57,7 @@ class _Reader:
         self._own = {os.path.realpath(path) for path in own_files}
         self._structs: dict[str, Struct] = {}
         self._names: dict[int, str] = {}
+        self._taken: set[str] = set()
         self._files: list[str] = []
         self._scalars: dict[int, Scalar] = {}
 
@@ -96,11 +97,19 @@ class _Reader:
             return None
         return Location(Path(self._files[number]).name, line)
 
-    def _record(self, die: Die, name: str, spelling: str) -> str:
+    def _record(
+        self, die: Die, name: str, spelling: str, owner: tuple[str, str] | None = None
+    ) -> str:
+        """Read a struct or union; return its name.
+
+        ``owner`` is the name and spelling of the struct through which C reaches the members of an
+        anonymous one.
+        """
         known = self._names.get(die.offset)
         if known is not None:
             return known
         self._names[die.offset] = name
+        self._taken.add(name)
         anonymous = 0
         fields: list[Field] = []
         for member in self._dies.children(die):
@@ -109,7 +118,7 @@ class _Reader:
             label = self._dies.string(member) or ""
             if not label:
                 anonymous += 1
-            fields.append(self._field(member, label, name, spelling, anonymous))
+            fields.append(self._field(member, label, owner or (name, spelling), anonymous))
         # Members first, so that a type precedes its users in the result.
         kind: Literal["struct", "union"] = "union" if die.tag == "union_type" else "struct"
         self._structs[name] = Struct(
@@ -124,9 +133,8 @@ class _Reader:
         )
         return name
 
-    def _field(
-        self, member: Die, label: str, outer: str, outer_spelling: str, anonymous: int
-    ) -> Field:
+    def _field(self, member: Die, label: str, owner: tuple[str, str], anonymous: int) -> Field:
+        outer, outer_spelling = owner
         target, count = self._element(self._dies.reference(member))
         if label:
             spelled = f"{label}{'[0]' * len(count)}"
@@ -139,7 +147,12 @@ class _Reader:
             name=label,
             offset=offset,
             size=0 if None in count else size_of(self._dies, self._dies.reference(member)),
-            type=self._type(target, f"{outer}.{label or f'anonymous{anonymous}'}", spelling),
+            type=self._type(
+                target,
+                f"{outer}.{label or self._anonymous(outer, anonymous)}",
+                spelling,
+                None if label else owner,
+            ),
             count=count,
             location=self._location(member),
             bit_offset=None if bit_size is None else self._bit_offset(member, offset),
@@ -168,7 +181,19 @@ class _Reader:
             at = self._dies.reference(at)
         return die, tuple(counts)
 
-    def _type(self, die: Die | None, anonymous_name: str, spelling: str) -> Scalar | RecordRef:
+    def _anonymous(self, outer: str, number: int) -> str:
+        """Return a name for an anonymous member that no other of ``outer`` has."""
+        while f"{outer}.anonymous{number}" in self._taken:
+            number += 1
+        return f"anonymous{number}"
+
+    def _type(
+        self,
+        die: Die | None,
+        anonymous_name: str,
+        spelling: str,
+        owner: tuple[str, str] | None = None,
+    ) -> Scalar | RecordRef:
         start = die
         if start is not None and start.offset in self._scalars:
             return self._scalars[start.offset]
@@ -182,7 +207,7 @@ class _Reader:
             if tag is not None:
                 return RecordRef(self._record(die, tag, f"{_keyword(die)} {tag}"))
             name = typedef or anonymous_name
-            return RecordRef(self._record(die, name, typedef or spelling))
+            return RecordRef(self._record(die, name, typedef or spelling, owner))
         scalar = self._scalar(die, typedef)
         if start is not None:
             self._scalars[start.offset] = scalar
