@@ -1,232 +1,198 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One boot of the lab, from the table of kernels to an exit status."""
+"""One run of the lab, from nothing to its verdict."""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import signal
+import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from genbindings.errors import Error
-from mlxlab import errors, report, runs, splats, table, tree, vm
-from mlxlab.errors import NotStartedError
-from mlxlab.monitor import Limits, Monitor, Outcome, Sockets
+from genbindings.errors import Error, UsageError
 from mlxpatch import cache
-from mlxpatch.progress import Progress
+
+from mlxlab import lock, monitor, runs, splats, tree, vm
+from mlxlab.errors import NotStartedError
+from mlxlab.report import exit_status, taint_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from mlxpatch.progress import Progress
+
     from mlxlab.runs import Run
-    from mlxlab.tree import Boot
+    from mlxlab.splats import Splat
+    from mlxlab.table import Entry
 
-MODULES = ("vfio-pci-core", "mlx5_lab", "mlx5-vfio-pci")
-PF_DRIVER = "mlx5_lab"
-# With underscores: that is the driver's name, and another one leaves the VF unbound.
-VF_DRIVER = "mlx5_vfio_pci"
-
+# vfio_iommu_type1 is what group users need; the stand-in comes before what links against it.
+MODULES = ("vfio_pci_core", "vfio_iommu_type1", "mlx5_lab", "mlx5_vfio_pci")
 _STAGES = {
-    "boot": "the kernel is up",
-    "modules": "modules are loaded",
-    "vfs": "VFs are bound",
+    "boot": "preparing the VFs",
+    "modules": "preparing the VFs",
+    "vfs": "starting the command",
 }
+_SPLAT_LINES = 40
+_TAIL_LINES = 15
+# A boot on the machine where the watchdogs were chosen, in seconds of uptime.
+_USUAL_BOOT_S = 4.0
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to boot and what to run in it.
+class Job:
+    """What to do in the guest, and on which machine.
 
     Attributes:
-        kernel: a name of lab/kernels.toml.
-        machine: the size of the VM.
-        command: what to run in the guest.
-        out: the folder that the guest can write to; one in the cache by default.
-        timeout_s: for the whole run of the VM, if limited.
-        quiet: print no progress.
+        command: the words of the command.
+        machine: the VM's size.
+        out: the folder that the guest may write to, if not one of the run's own.
+        timeout_s: how long the VM may take in all.
+        environment: NAME=VALUE words for the command.
     """
 
-    kernel: str
+    command: Sequence[str]
     machine: vm.Machine
-    command: tuple[str, ...]
     out: Path | None = None
     timeout_s: float | None = None
-    quiet: bool = False
+    environment: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Result:
-    """How it went: the exit status of ``mlxlab run``, and the run's folders."""
+    """How a run ended: mlxlab's exit status, and where things are."""
 
     status: int
     run: Run
 
 
-def require_root() -> None:
-    """Raise an error unless root runs this: QEMU serves root's files to the guest."""
-    if os.geteuid() != 0:
-        raise NotStartedError(
-            "the lab shares this machine's root file system with its VM, which takes root",
-            "run it as root, or with sudo",
-        )
-
-
-@contextlib.contextmanager
-def one_at_a_time(progress: Progress) -> Iterator[None]:
-    """Hold the lab: two VMs at once starve each other under emulation."""
-    with cache.locked(
-        "vm", lambda: progress.note("another VM of the lab is running; waiting for it")
-    ):
-        yield
-
-
-def prepare(kernel: str, progress: Progress) -> Boot:
-    """Download, build and assemble what ``kernel`` boots with.
+def run(entry: Entry, job: Job, progress: Progress) -> Result:
+    """Run ``job`` on the kernel ``entry``; the command's output streams to stdout and stderr.
 
     Raises:
-        UsageError: the table has no such kernel.
-        NotStartedError: something is missing or does not build.
+        NotStartedError: something that the lab needs is missing or does not build.
     """
-    entry = table.pick(kernel)
+    boot = _prepare(entry, progress)
+    with lock.one_vm(lambda who: progress.note(f"waiting for the VM of {who}")):
+        place = runs.create(job.out)
+        try:
+            _settle(place, job, "run")
+            outcome = _boot(boot, job, place, progress)
+        finally:
+            place.close()
+    return Result(_verdict(outcome, place, progress), place)
+
+
+def shell(entry: Entry, job: Job, progress: Progress) -> Result:
+    """Boot ``entry`` and give its console to the terminal; the shell's exit ends the VM.
+
+    Raises:
+        NotStartedError: see :func:`run`.
+    """
+    boot = _prepare(entry, progress)
+    with lock.one_vm(lambda who: progress.note(f"waiting for the VM of {who}")):
+        place = runs.create(job.out)
+        try:
+            _settle(place, job, "shell")
+            outcome = _interact(boot, job, place)
+        finally:
+            place.close()
+    return Result(_verdict(outcome, place, progress), place)
+
+
+def _prepare(entry: Entry, progress: Progress) -> tree.Boot:
+    vm.check_tools()
     try:
         return tree.prepare(entry, progress)
-    except NotStartedError:
+    except UsageError:
         raise
     except Error as error:
         raise NotStartedError(str(error), error.hint) from None
 
 
-def boot(request: Request) -> Result:
-    """Boot the lab, run the command, and say on stderr what went wrong, if anything did.
-
-    Raises:
-        UsageError: the table has no such kernel.
-        NotStartedError: the lab could not start.
-    """
-    progress = Progress("mlxlab", quiet=request.quiet)
-    table.pick(request.kernel)
-    require_root()
-    vm.check_tools()
-    prepared = prepare(request.kernel, progress)
-    run = runs.create(request.out)
-    try:
-        with one_at_a_time(progress):
-            outcome = _see_through(request, prepared, run, progress)
-    finally:
-        run.close()
-    return Result(_conclude(outcome, run, progress), run)
-
-
-def _see_through(request: Request, prepared: Boot, run: Run, progress: Progress) -> Outcome:
+def _settle(place: Run, job: Job, mode: str) -> None:
     runs.write_settings(
-        run,
-        request.machine,
+        place,
+        job.machine,
         modules=MODULES,
-        pf_driver=PF_DRIVER,
-        vf_driver=VF_DRIVER,
-        mode="run",
-        command=request.command,
+        pf_driver="mlx5_lab",
+        vf_driver="mlx5_vfio_pci",
+        mode=mode,
+        command=job.command,
+        environment=job.environment,
     )
-    sockets = Sockets()
-    # The stage is over when the command begins: from then on the terminal is the command's.
-    with contextlib.ExitStack() as stack:
-        stack.callback(sockets.close)
-        booting = stack.enter_context(contextlib.ExitStack())
-        stage = booting.enter_context(progress.stage(f"booting {request.kernel}"))
-
-        def reached(name: str, uptime_s: float) -> None:
-            if name == "command":
-                booting.close()
-                if not request.quiet:
-                    progress.note(f"the lab is up after {uptime_s:.1f} s")
-            else:
-                stage.update(_STAGES.get(name, name))
-
-        command = vm.qemu_command(
-            prepared,
-            request.machine,
-            run.path,
-            run.out,
-            sockets.descriptors,
-            console=f"file,path={str(run.console).replace(',', ',,')}",
-            cache="loose",
-        )
-        run.console.touch()
-        limits = Limits(total_s=request.timeout_s)
-        return Monitor(run, limits, reached).see_through(command, sockets)
 
 
-def _read(path: Path) -> str:
+def _boot(boot: tree.Boot, job: Job, place: Run, progress: Progress) -> monitor.Outcome:
+    sockets = monitor.Sockets()
+    stages = _stages(boot, progress)
     try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def _conclude(outcome: Outcome, run: Run, progress: Progress) -> int:
-    """Say what went wrong; return the exit status."""
-    said = outcome.report
-    found = splats.merge(_read(run.dmesg), _read(run.console))
-    for splat in found:
-        progress.note(f"kernel splat in the guest: {splat.kind}")
-        print("\n".join(f"  {line}" for line in splat.lines), file=sys.stderr)
-    if not found:
-        for name in report.taint_names(said.taint):
-            progress.note(f"the guest's kernel is tainted by {name}")
-    for name, count in said.assertions.items():
-        progress.note(f"firmware assertion fired: {name}, {count} times (dmesg has each)")
-    if said.failure is not None:
-        progress.note(f"error: the lab could not start: {said.failure}")
-    elif outcome.timed_out:
-        progress.note("error: the run took longer than --timeout allows")
-    elif outcome.lost:
-        progress.note(f"error: the VM was lost: {outcome.lost}; the end of its console:")
-        print(_tail(run.console), file=sys.stderr)
-    status = report.exit_status(
-        said,
-        splats=len(found),
-        lost=bool(outcome.lost),
-        timed_out=outcome.timed_out,
-    )
-    if outcome.interrupted and status in (errors.LOST, 0):
-        status = 130
-    if status and (found or said.assertions or outcome.lost or outcome.timed_out):
-        progress.note(f"the guest's kernel log is in {run.dmesg}")
-    return status
-
-
-def _tail(path: Path, lines: int = 15) -> str:
-    return "\n".join(f"  {line}" for line in _read(path).splitlines()[-lines:])
-
-
-def shell(request: Request) -> int:
-    """Boot the lab and give a prompt on this terminal; return the shell's exit status.
-
-    Raises:
-        NotStartedError: the lab could not start.
-    """
-    if not sys.stdin.isatty():
-        raise NotStartedError("a shell needs a terminal", "mlxlab run -- COMMAND does not")
-    progress = Progress("mlxlab", quiet=request.quiet)
-    require_root()
-    vm.check_tools()
-    prepared = prepare(request.kernel, progress)
-    run = runs.create(request.out)
-    from mlxlab import interactive
-
-    try:
-        with one_at_a_time(progress):
-            runs.write_settings(
-                run,
-                request.machine,
-                modules=MODULES,
-                pf_driver=PF_DRIVER,
-                vf_driver=VF_DRIVER,
-                mode="shell",
+        with _terminated_cleanly():
+            next(stages)
+            command = vm.qemu_command(
+                boot,
+                job.machine,
+                place.path,
+                place.out,
+                sockets.descriptors,
+                console=f"file,path={place.console}",
+                cache="loose",
             )
-            outcome = interactive.attach(prepared, request.machine, run)
+            limits = monitor.Limits(job.timeout_s, _scale())
+
+            def reached(name: str, uptime: float) -> None:
+                if name == "command":
+                    _remember_boot(uptime)
+                stages.send(name)
+
+            return monitor.Monitor(place, limits, reached).see_through(command, sockets)
     finally:
-        run.close()
-    return _conclude(outcome, run, progress)
+        stages.close()
+        sockets.close()
+
+
+def _stages(boot: tree.Boot, progress: Progress) -> Iterator[None]:
+    """Show the boot's progress; sent the name of each stage that the guest has reached."""
+    with progress.stage(f"booting {boot.release}") as stage:
+        name = yield
+        while name != "command":
+            stage.update(_STAGES.get(name, name))
+            name = yield
+    while True:
+        yield
+
+
+def _interact(boot: tree.Boot, job: Job, place: Run) -> monitor.Outcome:
+    sockets = monitor.Sockets()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    outcome = monitor.Outcome()
+    try:
+        command = vm.qemu_command(
+            boot,
+            job.machine,
+            place.path,
+            place.out,
+            sockets.descriptors,
+            console=f"stdio,signal=off,mux=off,logfile={place.console}",
+            # Files edited on the host while the shell is open are seen in it.
+            cache="readahead",
+        )
+        with _terminated_cleanly():
+            qemu = subprocess.Popen(command, pass_fds=tuple(sockets.descriptors.values()))
+            try:
+                sockets.release()
+                said = sockets.ours["control"].makefile("r", errors="replace")
+                for line in said:
+                    outcome.report.feed(line)
+                    if outcome.report.ended:
+                        break
+            finally:
+                monitor.stop(qemu)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sockets.close()
+        if sys.stdin.isatty():
+            subprocess.run(["stty", "sane"], check=False)
+    return outcome

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,7 @@ def test_the_states_are_those_of_a_migration(suite: Suite) -> None:
         if event["errno"] == 0
     ]
     migration = ["RUNNING", "PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "STOP"]
-    assert arcs == list(zip(migration, migration[1:], strict=False))
+    assert arcs == list(itertools.pairwise(migration))
 
 
 def test_the_loss_line_is_printed_with_zeros(suite: Suite) -> None:

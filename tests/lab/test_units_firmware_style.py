@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genbindings.resources import find
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # checkpatch expects a driver of one tree; the stand-in is built against several kernels.
 ALLOWED = {

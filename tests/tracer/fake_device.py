@@ -67,6 +67,8 @@ class Faults:
     enomsg_in_stop_copy: bool = False
     precopy_error: bool = False
     """The first middle SAVE fails with "state grew": nothing more until STOP_COPY."""
+    state_grew: bool = False
+    """The first middle SAVE is announced and fails later, with the same outcome."""
     truncated_final: bool = False
     """The final record is shorter than its header says."""
     corrupts_silently: bool = False
@@ -317,6 +319,8 @@ class FakeSaving:
         if device.current is P and not device.faults.announces_nothing_comes:
             while self.flight is not None:
                 self._pass()
+        if device.faults.announces_nothing_comes and self.flight is not None:
+            return PrecopyInfo(0, self.made[-1])
         unread = sum(map(len, self.ready))
         initial = max(0, self.initial_bytes - self.offset)
         if initial:
@@ -327,6 +331,10 @@ class FakeSaving:
             self.failed = True
             return PrecopyInfo(0, 0)
         self.start(full=False, track=True)
+        if device.faults.state_grew:
+            self.failed, self.flight = True, None
+            self.images -= 1
+            return PrecopyInfo(0, self.made.pop())
         return PrecopyInfo(0, self.made[-1])
 
     def _pass(self) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STOP_COPY_ONLY = MigrationFlags.STOP_COPY | MigrationFlags.P2P
-QUICK = Options(idle_pause_s=0.0, data_timeout_s=0.3)
+QUICK = Options(idle_pause_s=0.0, data_timeout_s=0.3, ask_again_s=0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -222,12 +222,15 @@ def test_a_device_that_never_converges_is_stopped_at_the_largest_round() -> None
     assert result.count(Kind.MIDDLE) == 7
 
 
-def test_a_middle_save_that_fails_softly_is_made_good_by_the_final_one() -> None:
-    source, target = pair(Faults(precopy_error=True))
+@pytest.mark.parametrize("faults", [Faults(precopy_error=True), Faults(state_grew=True)])
+def test_a_middle_save_that_fails_softly_is_made_good_by_the_final_one(faults: Faults) -> None:
+    source, target = pair(faults)
     result = migrate.migrate_to_device(source, target, QUICK)
     assert result.error is None
     assert source.hash() == target.hash()
     assert [image.kind for image in result.images] == [Kind.INITIAL, Kind.FINAL]
+    assert [each.kind for each in result.rounds] == [Kind.INITIAL, Kind.FINAL]
+    assert result.stop_reason == StopReason.IDLE
 
 
 @pytest.mark.parametrize("image", [1, 2, 3])
@@ -378,7 +381,7 @@ def test_data_that_was_announced_and_never_comes() -> None:
     result = migrate.migrate_to_device(source, target, QUICK)
     require_usable_after_failure(result, source, target)
     assert "no data for 0.3 s though it reported" in str(result.error)
-    assert "in image 2, stream offset" in str(result.error)
+    assert "in image 2 (middle), stream offset" in str(result.error)
 
 
 def test_a_temporary_end_in_stop_copy_is_an_error() -> None:
@@ -416,7 +419,12 @@ def test_an_ioctl_that_fails() -> None:
     source, target = pair(Faults(info_error=errno.EIO))
     result = migrate.migrate_to_device(source, target, QUICK)
     require_usable_after_failure(result, source, target)
-    assert "VFIO_MIG_GET_PRECOPY_INFO: EIO" in str(result.error)
+    assert str(result.error) == (
+        "0000:01:00.1: VFIO_MIG_GET_PRECOPY_INFO: EIO (Input/output error), "
+        "in image 1 (initial), stream offset 0"
+    )
+    assert result.error is not None
+    assert result.error.errno == errno.EIO
 
 
 @given(after=st.integers(0, 200))

@@ -114,9 +114,9 @@ def test_without_pre_copy_the_only_image_is_final() -> None:
 
 def test_where_names_what_is_being_read() -> None:
     parser = StreamParser(Framing.RECORDS)
-    assert parser.where() == "image 1, stream offset 0"
+    assert parser.where() == "image 1 (initial), stream offset 0"
     feed(parser, [record(b"abc") + HEADER.pack(1000, 0, 0)[:5]])
-    assert parser.where() == "image 2, stream offset 19"
+    assert parser.where() == "image 2 (middle), stream offset 19"
     assert parser.current is None
     feed(parser, [HEADER.pack(1000, 0, 0)[5:]])
     assert parser.where() == "image 2 (middle), stream offset 19, 1000 bytes"

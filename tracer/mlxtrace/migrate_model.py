@@ -90,6 +90,7 @@ class Options:
         idle_pause_s: pause after a report of nothing dirty.
         data_timeout_s: how long to wait for data that the driver announced. A firmware command
             may take 60 s before mlx5_core gives it up.
+        ask_again_s: after how long without any of that data to ask whether it will come at all.
     """
 
     precopy: bool = True
@@ -99,6 +100,7 @@ class Options:
     idle_rounds: int = 20
     idle_pause_s: float = 0.05
     data_timeout_s: float = 70.0
+    ask_again_s: float = 1.0
 
 
 @dataclass

@@ -55,6 +55,8 @@ class SourceRun:
     check: Callable[[], None]
     tell: Callable[[str, int, int], None]
     _stream: Saving | None = field(default=None, init=False)
+    _asked: float = field(default=0.0, init=False)
+    """When the driver was last asked, on the monotonic clock in seconds."""
 
     def precopy(self) -> None:
         """Enter PRE_COPY and send images until it is time to stop.
@@ -134,9 +136,10 @@ class SourceRun:
         if info.pending_bytes == 0 and kind is Kind.MIDDLE:
             return 0
         this = Round(kind, info.initial_bytes, info.dirty_bytes)
-        # A SAVE takes a while: asking the driver too early gives a transient ENOMSG.
-        self._stream.wait(WAIT_SLICE_S)
         self._drain(this, began, announced=info.pending_bytes)
+        if this.read_bytes == 0:
+            self.result.rounds.remove(this)
+            return 0
         return info.pending_bytes
 
     def _precopy_info(self) -> PrecopyInfo:
@@ -146,16 +149,18 @@ class SourceRun:
             self.check()
             self.result.ioctls += 1
             try:
-                return self._stream.precopy_info()
+                info = self._stream.precopy_info()
+                self._asked = time.monotonic()
+                return info
             except VfioError as error:
                 if error.errno != errno.EINTR:
-                    raise
+                    raise self._failed(error) from None
 
     def _drain(self, this: Round, began: int, announced: int) -> None:
         """Read and forward until the end: the final one if ``this`` is the final round.
 
         Before Linux 7.1 mlx5 answers ENOMSG while the SAVE that it announced is still running,
-        so a temporary end counts only when data came, or when none was announced.
+        so a temporary end counts only when data came, or when nothing is announced any more.
         """
         assert self._stream is not None
         self.result.rounds.append(this)
@@ -169,6 +174,8 @@ class SourceRun:
         final = this.kind is Kind.FINAL
         quiet_since = time.monotonic()
         empty_reads = 0
+        if announced and not self._await_data(this, quiet_since, 0, announced):
+            return
         while True:
             self.check()
             answer = self._read()
@@ -194,7 +201,8 @@ class SourceRun:
                     came = this.read_bytes > 0 or announced == 0
                     if came and self.parser.at_boundary:
                         break
-                self._wait_for_data(quiet_since, empty_reads, announced)
+                if not self._await_data(this, quiet_since, empty_reads, announced):
+                    break
                 empty_reads += 1
 
     def _read(self) -> bytes | End:
@@ -202,30 +210,47 @@ class SourceRun:
         try:
             return self._stream.read(READ_BYTES)
         except VfioError as error:
-            raise MigrationError(
-                f"{error}, in {self.parser.where()}",
-                error.hint,
-                errno=error.errno,
-                record=self.parser.current,
-            ) from None
+            raise self._failed(error) from None
 
-    def _wait_for_data(self, quiet_since: float, empty_reads: int, announced: int) -> None:
-        """Sleep until there may be data.
+    def _failed(self, error: VfioError) -> MigrationError:
+        """Return ``error`` with the image that it hit."""
+        message = f"{error}, in {self.parser.where()}"
+        current = self.parser.current
+        return MigrationError(message, error.hint, errno=error.errno, record=current)
+
+    def _await_data(
+        self, this: Round, quiet_since: float, empty_reads: int, announced: int
+    ) -> bool:
+        """Sleep until a read may give something; False when nothing will come any more.
+
+        That is so when a middle SAVE failed because the state grew meanwhile: mlx5 then announces
+        nothing until STOP_COPY, tells readers ENOMSG, and poll stays silent.
 
         Raises:
-            MigrationError: none came for ``data_timeout_s``.
+            MigrationError: nothing came for ``data_timeout_s``, though announced.
         """
         assert self._stream is not None
-        if time.monotonic() - quiet_since > self.options.data_timeout_s:
-            said = f" though it reported {announced} bytes" if announced else ""
-            raise MigrationError(
-                f"{self.device.name}: no data for {self.options.data_timeout_s:g} s{said}, "
-                f"in {self.parser.where()}",
-                "a SAVE command may hang: dmesg has the commands that timed out",
-            )
-        if self._stream.wait(WAIT_SLICE_S):
-            # A driver whose poll always says "ready" must not make this loop spin.
-            time.sleep(min(0.05, 0.0005 * 2 ** min(empty_reads, 8)))
+        while True:
+            self.check()
+            if time.monotonic() - quiet_since > self.options.data_timeout_s:
+                said = f" though it reported {announced} bytes" if announced else ""
+                raise MigrationError(
+                    f"{self.device.name}: no data for {self.options.data_timeout_s:g} s{said}, "
+                    f"in {self.parser.where()}",
+                    "a SAVE command may hang: dmesg has the commands that timed out",
+                )
+            if self._stream.wait(WAIT_SLICE_S):
+                # A driver whose poll always says "ready" must not make the reader spin.
+                time.sleep(min(0.05, 0.0005 * (2 ** min(empty_reads, 8) - 1)))
+                ready = True
+            else:
+                ready = False
+            overdue = time.monotonic() - self._asked > self.options.ask_again_s
+            if overdue and this.kind is not Kind.FINAL and this.read_bytes == 0:
+                # The driver answers when the SAVE is over: then there is data, or none will come.
+                return self._precopy_info().pending_bytes > 0
+            if ready:
+                return True
 
     def _bandwidth(self) -> float:
         """Return bytes a second over the rounds so far."""

@@ -177,7 +177,8 @@ class StreamParser:
         """Describe the record being read, or what lies at the current offset."""
         if self._open is not None:
             return self._open.describe()
-        return f"image {len(self.images) + 1}, stream offset {self.offset - len(self._header)}"
+        start, index = self.offset - len(self._header), len(self.images) + 1
+        return f"image {index} ({self._kind(start, index)}), stream offset {start}"
 
     def _feed_raw(self, view: memoryview) -> Iterator[Piece]:
         if not view:
@@ -214,12 +215,15 @@ class StreamParser:
         """Open ``record``, and say which image it is if it is one."""
         if record.tag == Tag.FW_DATA:
             record.index = len(self.images) + 1
-            if self.final_from is not None and record.offset >= self.final_from:
-                record.kind = Kind.FINAL
-            else:
-                record.kind = Kind.INITIAL if record.index == 1 else Kind.MIDDLE
+            record.kind = self._kind(record.offset, record.index)
         self.records.append(record)
         self._open = record
+
+    def _kind(self, offset: int, index: int) -> Kind:
+        """Return the kind of image ``index``, which begins at ``offset``."""
+        if self.final_from is not None and offset >= self.final_from:
+            return Kind.FINAL
+        return Kind.INITIAL if index == 1 else Kind.MIDDLE
 
     def _close_record(self) -> None:
         assert self._open is not None

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One VM at a time: two emulated guests on a small machine starve each other until neither boots."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxlab.errors import NotStartedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_PLACES = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - shared by all users on purpose
+
+
+@contextlib.contextmanager
+def one_vm(waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the machine's VM lock; the kernel drops it when the process dies, however it does.
+
+    ``waiting`` is called once, with who holds it, if somebody else does.
+    """
+    lock = _open()
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting(os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _open() -> int:
+    for place in _PLACES:
+        path = place / "mlxlab.lock"
+        # Without O_CREAT first: in a sticky folder that flag is refused for another user's file.
+        for flags in (os.O_RDWR, os.O_RDONLY, os.O_RDWR | os.O_CREAT):
+            with contextlib.suppress(OSError):
+                return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    raise NotStartedError(f"cannot make a lock in {' or '.join(map(str, _PLACES))}")

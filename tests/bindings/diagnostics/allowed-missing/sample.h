@@ -1,0 +1,2 @@
+#define SAMPLE (NO_SUCH + 1)
+#define OTHER 1

@@ -1,0 +1,1 @@
+#include <linux/no_such_include.h>

@@ -1,0 +1,1 @@
+#define SAMPLE (NO_SUCH + 1)

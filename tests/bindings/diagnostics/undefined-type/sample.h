@@ -1,0 +1,3 @@
+struct a {
+	no_such_type x;
+};

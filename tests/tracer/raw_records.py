@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Raw records as the BPF program makes them: a clock that goes on by 1 us, and one VF's calls."""
+
+from __future__ import annotations
+
+import errno
+
+from mlxtrace import records
+from mlxtrace.mailbox import STATES, Opcode
+from mlxtrace.records import Kind, Raw
+
+STEP_NS = 1000
+
+
+class Clock:
+    """The boot clock that all VFs of a trace share."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000
+
+    def tick(self) -> int:
+        """Go on by one step; return the time."""
+        self.now += STEP_NS
+        return self.now
+
+
+class Vf:
+    """Makes one VF's records, in order, into ``out``."""
+
+    def __init__(self, clock: Clock, bdf: str, vdev: int, out: list[bytes]) -> None:
+        self.clock = clock
+        self.vdev = vdev
+        self.work = vdev + 408
+        self.out = out
+        self.flows = {Kind.READ: [0] * 10, Kind.WRITE: [0] * 10}
+        self.put(Kind.DEVICE, *records.name_values(bdf))
+
+    def put(self, kind: Kind, *value: int, result: int = 0, flags: int = 0) -> int:
+        """Add a record; return its time."""
+        now = self.clock.tick()
+        raw = Raw(now, self.vdev, 8123, 8124, kind, flags, result, b"qemu-kvm", value)
+        self.out.append(records.pack(raw))
+        return now
+
+    def arc(self, old: str, new: str, asked: str = "") -> None:
+        """The state machine goes from ``old`` to ``new`` on the way to ``asked``."""
+        at = self.clock.now
+        asked = asked or new
+        self.put(Kind.STEP, *map(STATES.index, (old, asked, new)), at)
+
+    def set_state(self, asked: str, result: int = 0) -> None:
+        """A SET_STATE returns."""
+        self.put(Kind.SET_STATE, STATES.index(asked), self.clock.now, 0, result=result)
+
+    def go(self, old: str, new: str) -> None:
+        """A SET_STATE of one arc."""
+        self.arc(old, new)
+        self.set_state(new)
+
+    def command(self, opcode: int, *, op_mod: int = 0, size: int = 0, **out: int) -> None:
+        """A command returns; ``out``: status, syndrome, query, remaining, flags, result."""
+        start = self.clock.now
+        self.put(
+            Kind.COMMAND,
+            start,
+            opcode,
+            op_mod,
+            out.get("flags", 0),
+            size,
+            out.get("status", 0),
+            out.get("syndrome", 0),
+            out.get("query", 0),
+            out.get("remaining", 0),
+            7,
+            result=out.get("result", 0),
+        )
+
+    def query(self, size: int) -> None:
+        """A QUERY answers ``size``."""
+        self.command(Opcode.QUERY_VHCA_MIGRATION_STATE, query=size, flags=0x80)
+
+    def issue(self, flags: int, size: int = 4096, state: str = "RUNNING") -> int:
+        """A SAVE is issued; return the time."""
+        entered = self.clock.now - 200
+        value = (self.work, size, 0x1100, flags, entered, 7, STATES.index(state))
+        return self.put(Kind.SAVE_ISSUE, *value)
+
+    def done(self, size: int, status: int = 0, syndrome: int = 0, result: int = 0) -> None:
+        """Its callback runs."""
+        result = result or (-errno.EREMOTEIO if status else 0)
+        self.put(Kind.SAVE_DONE, self.work, 0, status, syndrome, size, 0, result=result)
+
+    def save(self, flags: int, size: int) -> None:
+        """A SAVE from issue to callback."""
+        self.issue(flags)
+        self.done(size)
+
+    def ioctl(self, initial: int, dirty: int, result: int = 0) -> None:
+        """A pre-copy ioctl returns."""
+        self.put(Kind.IOCTL, 0x3B79, self.clock.now, initial, dirty, result=result)
+
+    def flow(self, kind: Kind, calls: int = 0, size: int = 0, **ends: int) -> None:
+        """Data and ends come; a snapshot of the totals is made."""
+        total = self.flows[kind]
+        before = self.clock.now
+        total[0] += calls
+        total[1] += size
+        total[2] += 100 * calls
+        total[3], total[4] = before, before + 500
+        for index, name in enumerate(("temporary", "final", "again", "errors"), 5):
+            total[index] += ends.get(name, 0)
+        total[9] = ends.get("errno", total[9])
+        self.put(kind, *total)
+
+    def read(self, calls: int = 0, size: int = 0, **ends: int) -> None:
+        """Reads of the stream."""
+        self.flow(Kind.READ, calls, size, **ends)
+
+    def write(self, calls: int = 0, size: int = 0, **ends: int) -> None:
+        """Writes of the stream."""
+        self.flow(Kind.WRITE, calls, size, **ends)
+
+
+INITIAL, MIDDLE, FINAL, CLEANUP = 0x40, 0xC0, 0x80, 0x00
+
+
+def source_migrates(vf: Vf) -> None:
+    """Pre-copy of one initial (8192), two middle (523, 541) and one final image (257)."""
+    vf.arc("RUNNING", "PRE_COPY")
+    vf.query(8192)
+    vf.issue(INITIAL, 9011)
+    vf.set_state("PRE_COPY")
+    vf.done(8192)
+    vf.ioctl(8232, 0)
+    vf.read(3, 8232, temporary=1)
+    for size in (523, 541):
+        vf.query(size)
+        vf.issue(MIDDLE, state="PRE_COPY")
+        vf.ioctl(0, size)
+        vf.done(size)
+        vf.read(1, size + 16, temporary=1)
+    vf.go("PRE_COPY", "PRE_COPY_P2P")
+    vf.arc("PRE_COPY_P2P", "STOP_COPY")
+    vf.command(Opcode.SUSPEND_VHCA, op_mod=1)
+    vf.query(257)
+    vf.issue(FINAL, state="PRE_COPY_P2P")
+    vf.set_state("STOP_COPY")
+    vf.done(257)
+    vf.read(1, 273, final=1)
+    vf.go("STOP_COPY", "STOP")
+
+
+def target_loads(vf: Vf, sizes: tuple[int, ...] = (8192, 523, 541, 257)) -> None:
+    """The target takes the images and runs."""
+    vf.go("STOP", "RESUMING")
+    for size in sizes:
+        vf.command(Opcode.LOAD_VHCA_STATE, size=size)
+        vf.write(1, size + 16)
+    vf.go("RESUMING", "STOP")
+    vf.arc("STOP", "RUNNING_P2P", "RUNNING")
+    vf.arc("RUNNING_P2P", "RUNNING")
+    vf.set_state("RUNNING")
