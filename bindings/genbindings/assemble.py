@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from genbindings.constants import Evaluated, Value
     from genbindings.preprocessed import Macro
 
+# Another name for a struct, a function or a member; constants are in capitals.
+_ALIAS = re.compile(r"^[a-z_][a-z0-9_]*([.]|->|[a-z0-9_])*$")
 _SPDX = re.compile(r"SPDX-License-Identifier:\s*(.+?)\s*(?:\*/)?\s*$", re.MULTILINE)
 
 
@@ -37,7 +39,8 @@ class Input:
     @property
     def source(self) -> str:
         """A C text that includes the header and nothing else."""
-        return f'{self.prelude}#include "{self.compiled}"\n'
+        # Many uapi headers use size_t and leave it to others to define it.
+        return f'{self.prelude}#include <stddef.h>\n#include "{self.compiled}"\n'
 
 
 def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -> Header:
@@ -160,7 +163,8 @@ def _omitted(
             found.append(Omitted(macro.name, "function-like macro", place))
         elif macro.name in values.refused:
             reason = values.refused[macro.name].message
-            if constants.is_undeclared(reason) and not allow_missing:
+            alias = _ALIAS.match(macro.body) is not None
+            if constants.is_undeclared(reason) and not alias and not allow_missing:
                 raise Error(
                     f"{place}: {macro.name}: {reason}",
                     "--include the header that declares it, or --allow-missing to leave it out",

@@ -17,16 +17,25 @@ from genbindings.errors import Error
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DIAGNOSTIC = re.compile(r"^(.+?):(\d+):(?:\d+:)? (?:fatal )?error: (.+)$", re.MULTILINE)
+_DIAGNOSTIC = re.compile(
+    r"^(.+?):(\d+):(?:\d+:)? (?:fatal )?(error|note): (.+)$",
+    re.MULTILINE,
+)
+# How gcc and clang say that the text in error is a macro's, used at the place of the note.
+_USED_HERE = ("in expansion of macro", "expanded from macro", "in definition of macro")
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One error of the compiler, where it says it is."""
+    """One error of the compiler, where it says it is.
+
+    ``used_at`` are the places through which a macro in error was used.
+    """
 
     file: str
     line: int
     message: str
+    used_at: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.message}"
@@ -112,11 +121,20 @@ class Compiler:
         except OSError as error:
             raise Error(f"cannot run {self.argv[0]}: {error.strerror}") from None
         if done.returncode:
-            found = [
-                Diagnostic(file, int(line), message)
-                for file, line, message in _DIAGNOSTIC.findall(done.stderr)
-            ]
+            found = _diagnostics(done.stderr)
             lines = done.stderr.strip().splitlines()
             text = lines[-1] if lines else f"exit status {done.returncode}"
             raise CompileError(found, f"{self.argv[0]} failed: {text}")
         return done.stderr if stderr else done.stdout
+
+
+def _diagnostics(stderr: str) -> list[Diagnostic]:
+    found: list[Diagnostic] = []
+    for file, line, kind, message in _DIAGNOSTIC.findall(stderr):
+        if kind == "error":
+            found.append(Diagnostic(file, int(line), message))
+        elif found and message.startswith(_USED_HERE):
+            last = found[-1]
+            used_at = (*last.used_at, (file, int(line)))
+            found[-1] = Diagnostic(last.file, last.line, last.message, used_at)
+    return found

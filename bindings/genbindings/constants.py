@@ -85,13 +85,23 @@ def evaluate(
             compiler.compile(text, output, "-g", "-fno-eliminate-unused-debug-types")
             break
         except CompileError as error:
-            bad = {d.line: d for d in reversed(error.diagnostics) if d.file == _FILE}
-            if not bad or any(d.file != _FILE for d in error.diagnostics):
+            bad = _rows(error.diagnostics)
+            if not bad:
                 raise
             for line, diagnostic in bad.items():
                 refused[rows[line - 1][1]] = diagnostic
             rows = [row for number, row in enumerate(rows, 1) if number not in bad]
     return _read(output, rows, refused)
+
+
+def _rows(diagnostics: Sequence[Diagnostic]) -> dict[int, Diagnostic]:
+    """Return the first error of each table row that has one."""
+    found: dict[int, Diagnostic] = {}
+    for diagnostic in diagnostics:
+        for file, line in ((diagnostic.file, diagnostic.line), *diagnostic.used_at):
+            if file == _FILE:
+                found.setdefault(line, diagnostic)
+    return found
 
 
 def _tables(source: str, rows: Sequence[tuple[str, str, str]]) -> str:

@@ -52,7 +52,7 @@ def plan(struct: Struct, header: Header) -> Plan:
     layout = _Layout(struct)
     ordered = sorted(struct.fields, key=lambda field: field.offset)
     for field in struct.fields if struct.kind == "union" else ordered:
-        layout.add(field, alignment(field, header))
+        layout.add(field, alignment(field, header), header)
     return layout.finish()
 
 
@@ -61,6 +61,13 @@ def alignment(field: Field, header: Header) -> int:
     if isinstance(field.type, RecordRef):
         return header.structs[field.type.name].align
     return 1 if field.type.kind == "opaque" else max(1, field.type.size)
+
+
+def _reachable(field: Field, header: Header) -> list[Field]:
+    """Return ``field``, or the members of an anonymous one, placed in the struct around it."""
+    if field.name or not isinstance(field.type, RecordRef):
+        return [field]
+    return list(header.flat_fields(header.structs[field.type.name], field.offset))
 
 
 class _Layout:
@@ -75,10 +82,10 @@ class _Layout:
         self._paddings = 0
         self._longest = 0  # of a union's members
 
-    def add(self, field: Field, align: int) -> None:
+    def add(self, field: Field, align: int, header: Header) -> None:
         misplaced = field.offset % align or align > self._struct.align
         if field.bit_size is not None or misplaced or field.offset < self._at:
-            self._descriptors.append(field)
+            self._descriptors += _reachable(field, header)
             return
         natural = -(-self._at // align) * align
         if natural != field.offset:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _STRUCT = re.compile(r"\bstruct\s+mlx5_ifc_\w+\s*\{")
-_EMPTY = "genbindings_empty_"
 # `reserved_at_40`, the older `reserved_0`, and the header's own misspelling; a field such as
 # `reserved_lkey` is a real one.
 _RESERVED = re.compile(r"^rese(?:r|re)ved(?:_at_(?P<at>[0-9a-f]+)|_?[0-9a-f]{1,3})?$")
@@ -76,8 +75,6 @@ def _struct(struct: Struct) -> Struct:
 
 def _fields(struct: Struct) -> Iterator[Field]:
     for field in struct.fields:
-        if field.name.startswith(_EMPTY):
-            continue
         if isinstance(field.type, RecordRef):
             if field.offset % 8:
                 raise Error(

@@ -54,8 +54,8 @@ class Field:
 
     ``count`` holds the dimensions of an array, outermost first; None in it stands for a flexible
     array, whose ``size`` is 0 (so is one of an old-style ``x[0]``). A bitfield has ``bit_offset``
-    (from the first byte of the struct, counted from its least significant bit on little-endian machines) and ``bit_size``. An
-    anonymous struct or union member has the name ``""``.
+    (from the first byte of the struct, and on little-endian machines from its least significant
+    bit) and ``bit_size``. An anonymous struct or union member has the name ``""``.
     """
 
     name: str

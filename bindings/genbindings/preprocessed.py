@@ -40,7 +40,7 @@ class Preprocessed:
     """A header after preprocessing.
 
     ``files`` are the header and its quoted includes, absolute; ``macros`` those that these files
-    define and leave defined; ``tags`` every ``struct x``/``union x`` with a body in these files.
+    define and leave defined; ``tags`` every struct or union with a body, included ones too.
     """
 
     files: tuple[Path, ...]
@@ -57,7 +57,7 @@ def preprocess(compiler: Compiler, header: Path, source: str) -> Preprocessed:
     files = [header]
     quoted = _quoted_includes(header)
     macros: dict[str, Macro] = {}
-    own_text: list[str] = []
+    code: list[str] = []
     current: Path | None = None
     line = 0
     for text in compiler.preprocess(source, "-dD").splitlines():
@@ -74,9 +74,9 @@ def preprocess(compiler: Compiler, header: Path, source: str) -> Preprocessed:
         line += 1
         if text.startswith("#"):
             _note_macro(text, current, line, files, macros)
-        elif current in files:
-            own_text.append(text)
-    tags = (f"{kind} {tag}" for kind, tag in _TAG.findall("\n".join(own_text)))
+        else:
+            code.append(text)
+    tags = (f"{kind} {tag}" for kind, tag in _TAG.findall("\n".join(code)))
     return Preprocessed(tuple(files), macros, tuple(dict.fromkeys(tags)))
 
 

@@ -302,6 +302,8 @@ VFIO_EEH_PE_CONFIGURE = 8
 VFIO_EEH_PE_INJECT_ERR = 9
 
 # enum (anonymous)
+# The VFIO-PCI bus driver makes use of the following fixed region and IRQ index mapping.
+# Unimplemented regions return a size of zero. Unimplemented IRQ types return a count of zero.
 VFIO_PCI_BAR0_REGION_INDEX = 0
 VFIO_PCI_BAR1_REGION_INDEX = 1
 VFIO_PCI_BAR2_REGION_INDEX = 2
@@ -327,6 +329,8 @@ VFIO_PCI_REQ_IRQ_INDEX = 4
 VFIO_PCI_NUM_IRQS = 5
 
 # enum (anonymous)
+# The vfio-ccw bus driver makes use of the following fixed region and IRQ index mapping.
+# Unimplemented regions return a size of zero. Unimplemented IRQ types return a count of zero.
 VFIO_CCW_CONFIG_REGION_INDEX = 0
 VFIO_CCW_NUM_REGIONS = 1
 
@@ -337,10 +341,90 @@ VFIO_CCW_REQ_IRQ_INDEX = 2
 VFIO_CCW_NUM_IRQS = 3
 
 # enum (anonymous)
+# The vfio-ap bus driver makes use of the following IRQ index mapping. Unimplemented IRQ types
+# return a count of zero.
 VFIO_AP_REQ_IRQ_INDEX = 0
 VFIO_AP_NUM_IRQS = 1
 
 # enum vfio_device_mig_state
+# The device migration Finite State Machine is described by the enum vfio_device_mig_state. Some of
+# the FSM arcs will create a migration data transfer session by returning a FD, in this case the
+# migration data will flow over the FD using read() and write() as discussed below. There are 5
+# states to support VFIO_MIGRATION_STOP_COPY: RUNNING - The device is running normally STOP - The
+# device does not change the internal or external state STOP_COPY - The device internal state can be
+# read out RESUMING - The device is stopped and is loading a new internal state ERROR - The device
+# has failed and must be reset And optional states to support VFIO_MIGRATION_P2P: RUNNING_P2P -
+# RUNNING, except the device cannot do peer to peer DMA And VFIO_MIGRATION_PRE_COPY: PRE_COPY - The
+# device is running normally but tracking internal state changes And VFIO_MIGRATION_P2P |
+# VFIO_MIGRATION_PRE_COPY: PRE_COPY_P2P - PRE_COPY, except the device cannot do peer to peer DMA The
+# FSM takes actions on the arcs between FSM states. The driver implements the following behavior for
+# the FSM arcs: RUNNING_P2P -> STOP STOP_COPY -> STOP While in STOP the device must stop the
+# operation of the device. The device must not generate interrupts, DMA, or any other change to
+# external state. It must not change its internal state. When stopped the device and kernel
+# migration driver must accept and respond to interaction to support external subsystems in the STOP
+# state, for example PCI MSI-X and PCI config space. Failure by the user to restrict device access
+# while in STOP must not result in error conditions outside the user context (ex. host system
+# faults). The STOP_COPY arc will terminate a data transfer session. RESUMING -> STOP Leaving
+# RESUMING terminates a data transfer session and indicates the device should complete processing of
+# the data delivered by write(). The kernel migration driver should complete the incorporation of
+# data written to the data transfer FD into the device internal state and perform final validity and
+# consistency checking of the new device state. If the user provided data is found to be incomplete,
+# inconsistent, or otherwise invalid, the migration driver must fail the SET_STATE ioctl and
+# optionally go to the ERROR state as described below. While in STOP the device has the same
+# behavior as other STOP states described above. To abort a RESUMING session the device must be
+# reset. PRE_COPY -> RUNNING RUNNING_P2P -> RUNNING While in RUNNING the device is fully
+# operational, the device may generate interrupts, DMA, respond to MMIO, all vfio device regions are
+# functional, and the device may advance its internal state. The PRE_COPY arc will terminate a data
+# transfer session. PRE_COPY_P2P -> RUNNING_P2P RUNNING -> RUNNING_P2P STOP -> RUNNING_P2P While in
+# RUNNING_P2P the device is partially running in the P2P quiescent state defined below. The
+# PRE_COPY_P2P arc will terminate a data transfer session. RUNNING -> PRE_COPY RUNNING_P2P ->
+# PRE_COPY_P2P STOP -> STOP_COPY PRE_COPY, PRE_COPY_P2P and STOP_COPY form the "saving group" of
+# states which share a data transfer session. Moving between these states alters what is streamed in
+# session, but does not terminate or otherwise affect the associated fd. These arcs begin the
+# process of saving the device state and will return a new data_fd. The migration driver may perform
+# actions such as enabling dirty logging of device state when entering PRE_COPY or PER_COPY_P2P.
+# Each arc does not change the device operation, the device remains RUNNING, P2P quiesced or in
+# STOP. The STOP_COPY state is described below in PRE_COPY_P2P -> STOP_COPY. PRE_COPY ->
+# PRE_COPY_P2P Entering PRE_COPY_P2P continues all the behaviors of PRE_COPY above. However, while
+# in the PRE_COPY_P2P state, the device is partially running in the P2P quiescent state defined
+# below, like RUNNING_P2P. PRE_COPY_P2P -> PRE_COPY This arc allows returning the device to a full
+# RUNNING behavior while continuing all the behaviors of PRE_COPY. PRE_COPY_P2P -> STOP_COPY While
+# in the STOP_COPY state the device has the same behavior as STOP with the addition that the data
+# transfers session continues to stream the migration state. End of stream on the FD indicates the
+# entire device state has been transferred. The user should take steps to restrict access to vfio
+# device regions while the device is in STOP_COPY or risk corruption of the device migration data
+# stream. STOP -> RESUMING Entering the RESUMING state starts a process of restoring the device
+# state and will return a new data_fd. The data stream fed into the data_fd should be taken from the
+# data transfer output of a single FD during saving from a compatible device. The migration driver
+# may alter/reset the internal device state for this arc if required to prepare the device to
+# receive the migration data. STOP_COPY -> PRE_COPY STOP_COPY -> PRE_COPY_P2P These arcs are not
+# permitted and return error if requested. Future revisions of this API may define behaviors for
+# these arcs, in this case support will be discoverable by a new flag in
+# VFIO_DEVICE_FEATURE_MIGRATION. any -> ERROR ERROR cannot be specified as a device state, however
+# any transition request can be failed with an errno return and may then move the device_state into
+# ERROR. In this case the device was unable to execute the requested arc and was also unable to
+# restore the device to any valid device_state. To recover from ERROR VFIO_DEVICE_RESET must be used
+# to return the device_state back to RUNNING. The optional peer to peer (P2P) quiescent state is
+# intended to be a quiescent state for the device for the purposes of managing multiple devices
+# within a user context where peer-to-peer DMA between devices may be active. The RUNNING_P2P and
+# PRE_COPY_P2P states must prevent the device from initiating any new P2P DMA transactions. If the
+# device can identify P2P transactions then it can stop only P2P DMA, otherwise it must stop all
+# DMA. The migration driver must complete any such outstanding operations prior to completing the
+# FSM arc into a P2P state. For the purpose of specification the states behave as though the device
+# was fully running if not supported. Like while in STOP or STOP_COPY the user must not touch the
+# device, otherwise the state can be exited. The remaining possible transitions are interpreted as
+# combinations of the above FSM arcs. As there are multiple paths through the FSM arcs the path
+# should be selected based on the following rules: - Select the shortest path. - The path cannot
+# have saving group states as interior arcs, only starting/end states. Refer to
+# vfio_mig_get_next_state() for the result of the algorithm. The automatic transit through the FSM
+# arcs that make up the combination transition is invisible to the user. When working with
+# combination arcs the user may see any step along the path in the device_state if SET_STATE fails.
+# When handling these types of errors users should anticipate future revisions of this protocol
+# using new states and those states becoming visible in this case. The optional states cannot be
+# used with SET_STATE if the device does not support them. The user can discover if these states are
+# supported by using VFIO_DEVICE_FEATURE_MIGRATION. By using combination transitions the user can
+# avoid knowing about these optional states if the kernel driver supports them. Arcs touching
+# PRE_COPY and PRE_COPY_P2P are removed if support for PRE_COPY is not present.
 VFIO_DEVICE_STATE_ERROR = 0
 VFIO_DEVICE_STATE_STOP = 1
 VFIO_DEVICE_STATE_RUNNING = 2

@@ -7,7 +7,13 @@ import re
 from dataclasses import dataclass
 
 from genbindings import resources
-from genbindings.backends.python_text import docstring, identifier, module_doc, string
+from genbindings.backends.python_text import (
+    docstring,
+    identifier,
+    import_from,
+    module_doc,
+    string,
+)
 from genbindings.backends.python_values import constant_text, enum_text
 from genbindings.ctypes_layout import Plan, plan
 from genbindings.model import Field, Header, Ioctl, RecordRef, Scalar, Struct
@@ -28,6 +34,7 @@ class Class:
     anonymous: str
     slots: tuple[str, ...]
     descriptors: tuple[str, ...]
+    alias: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,42 +51,69 @@ class IoctlText:
 
 def ctypes_module(header: Header) -> str:
     """Return the Python module for ``header``."""
-    writer = _Writer(header)
-    classes = [writer.struct(struct) for struct in header.structs.values()]
+    text = ModuleText(header)
     return (
         resources.environment()
         .get_template("ctypes_module.py.j2")
         .render(
             spdx=header.spdx,
             docstring=docstring(module_doc(header), 0),
-            ctypes_names=sorted(writer.ctypes_names, key=_natural),
-            runtime_names=sorted(writer.runtime_names),
+            imports=[
+                import_from("ctypes", sorted(text.ctypes_names, key=_natural)),
+                import_from("mlxuapi.runtime", sorted(text.runtime_names)),
+            ],
             constants=[constant_text(constant) for constant in header.constants.values()],
             enums=[enum_text(enum) for enum in header.enums],
-            classes=classes,
+            classes=text.classes,
             ioctls=[_ioctl(ioctl) for ioctl in header.ioctls.values()],
             ioctl_names=[identifier(name) for name in header.ioctls],
         )
     )
 
 
-class _Writer:
-    """Turns structs into text, and remembers what they need imported."""
+class ModuleText:
+    """The structs of a module as text, and what they need imported.
+
+    A class gets a second name where its own cannot be used inside a class: there a name that is
+    also a field's means the field, and one that begins with two underscores is mangled.
+    """
 
     def __init__(self, header: Header) -> None:
         self._header = header
         self.ctypes_names: set[str] = set()
         self.runtime_names = {"Ioctl", "names_by_number"} if header.ioctls else set()
         self._users = _users(header)
+        fields = {
+            identifier(field.name)
+            for struct in header.structs.values()
+            for field in header.flat_fields(struct)
+        }
+        self._shadowed = fields & {identifier(name) for name in header.structs}
+        self.classes = [self._struct(struct) for struct in header.structs.values()]
 
-    def struct(self, struct: Struct) -> Class:
+    def annotation_names(self) -> list[str]:
+        """Return what the annotations alone need from ctypes."""
+        words = re.findall(r"\b\w+\b", " ".join(" ".join(c.annotations) for c in self.classes))
+        return sorted(self.ctypes_names & set(words), key=_natural)
+
+    def base_names(self) -> list[str]:
+        """Return what the classes' bases and the ioctls alone need from the runtime."""
+        return sorted(self.runtime_names & {"Ioctl", "Structure", "Union"})
+
+    def _struct(self, struct: Struct) -> Class:
         base = "Union" if struct.kind == "union" else "Structure"
         layout = plan(struct, self._header)
         self.runtime_names.add(base)
         flexible = struct.flexible
+        if flexible in layout.descriptors:
+            flexible = None
         if flexible is not None:
             self.runtime_names.add("flexible")
-        anonymous = [_anonymous_name(struct, field) for field in struct.fields if not field.name]
+        anonymous = [
+            _anonymous_name(struct, slot.field)
+            for slot in layout.slots
+            if slot.field is not None and not slot.field.name
+        ]
         return Class(
             name=identifier(struct.name),
             base=base,
@@ -88,10 +122,12 @@ class _Writer:
             annotations=tuple(
                 f"{identifier(field.name)}: {self._annotation(field)}"
                 for field in self._header.flat_fields(struct)
+                if field.name not in {each.name for each in layout.descriptors}
             ),
             anonymous="".join(f"{string(name)}, " for name in anonymous).strip().rstrip(",")
             + ("," if len(anonymous) == 1 else ""),
             slots=self._slots(struct, layout),
+            alias=self._alias(identifier(struct.name)),
             descriptors=tuple(self._descriptor(field) for field in layout.descriptors),
         )
 
@@ -130,7 +166,8 @@ class _Writer:
         else:
             self.runtime_names.add("Member")
             text = f"Member({field.offset}, {self._kind(field)})"
-        return f"{identifier(field.name)} = {text}  # type: ignore[assignment]"
+        name = f"{identifier(field.name)}: {self._annotation(field)}"
+        return f"{name} = {text}  # type: ignore[assignment]"
 
     def _ctypes(self, name: str) -> str:
         self.ctypes_names.add(name)
@@ -145,7 +182,7 @@ class _Writer:
 
     def _element(self, kind: Scalar | RecordRef) -> str:
         if isinstance(kind, RecordRef):
-            return identifier(kind.name)
+            return self._class(kind)
         if kind.kind == "int":
             sign = "" if kind.signed else "u"
             return self._ctypes(f"c_{sign}int{8 * kind.size}")
@@ -155,16 +192,29 @@ class _Writer:
             return f"({self._ctypes('c_ubyte')} * {kind.size})"
         return self._ctypes({"char": "c_char", "bool": "c_bool", "pointer": "c_void_p"}[kind.kind])
 
+    def _class(self, kind: RecordRef) -> str:
+        """The class of ``kind`` as an annotation inside a class names it."""
+        name = identifier(kind.name)
+        return self._alias(name) or name
+
+    def _alias(self, name: str) -> str:
+        if name.startswith("__"):
+            return f"_c{name}"
+        return f"_{name}" if name in self._shadowed else ""
+
     def _annotation(self, field: Field) -> str:
         if not field.count:
             if isinstance(field.type, RecordRef):
-                return identifier(field.type.name)
+                return self._class(field.type)
             if field.type.kind == "opaque":
                 return f"{self._ctypes('Array')}[{self._ctypes('c_ubyte')}]"
             return _PYTHON[field.type.kind]
         if isinstance(field.type, Scalar) and field.type.kind == "char" and len(field.count) == 1:
             return "bytes"
-        text = self._element(field.type)
+        if isinstance(field.type, RecordRef):
+            text = self._class(field.type)
+        else:
+            text = self._element(field.type)
         if text.startswith("("):
             text = f"{self._ctypes('Array')}[c_ubyte]"
         for _ in field.count:

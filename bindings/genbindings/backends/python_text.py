@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from genbindings import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from genbindings.model import Header
 
 WIDTH = 100
@@ -59,6 +61,17 @@ def call(before: str, arguments: list[str], after: str) -> str:
     pad = " " * (len(before) - len(before.lstrip()))
     broken = "\n".join(f"{pad}    {argument}," for argument in arguments)
     return f"{before}(\n{broken}\n{pad}){after}"
+
+
+def import_from(module: str, names: Sequence[str]) -> str:
+    """Return the import of ``names``, or ``""`` for none."""
+    if not names:
+        return ""
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= WIDTH:
+        return line
+    listed = "\n".join(f"    {name}," for name in names)
+    return f"from {module} import (\n{listed}\n)"
 
 
 def module_doc(header: Header) -> str:

@@ -118,7 +118,8 @@ class _Reader:
             label = self._dies.string(member) or ""
             if not label:
                 anonymous += 1
-            fields.append(self._field(member, label, owner or (name, spelling), anonymous))
+            field = self._field(member, label, owner or (name, spelling), anonymous)
+            fields += self._without_empty(field)
         # Members first, so that a type precedes its users in the result.
         kind: Literal["struct", "union"] = "union" if die.tag == "union_type" else "struct"
         self._structs[name] = Struct(
@@ -132,6 +133,22 @@ class _Reader:
             own=self._is_own(die),
         )
         return name
+
+    def _without_empty(self, field: Field) -> list[Field]:
+        """Drop a member of an empty struct type, and put what an anonymous empty one has in place.
+
+        ``DECLARE_FLEX_ARRAY`` wraps a flexible array into both, to satisfy the compiler.
+        """
+        if not isinstance(field.type, RecordRef) or field.count:
+            return [field]
+        inner = self._structs[field.type.name]
+        if inner.size or field.bit_size is not None:
+            return [field]
+        if not inner.fields:
+            return []
+        if field.name:
+            return [field]
+        return [replace(each, offset=field.offset + each.offset) for each in inner.fields]
 
     def _field(self, member: Die, label: str, owner: tuple[str, str], anonymous: int) -> Field:
         outer, outer_spelling = owner

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pyi backend for the bit dialect: types of the classes that the module builds when used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from genbindings import resources
+from genbindings.backends.ifc_module import class_name, field_enums
+from genbindings.backends.python_text import WIDTH, docstring, identifier, module_doc
+from genbindings.ifc import is_reserved
+from genbindings.ifc_enums import EnumClass, enum_classes
+from genbindings.model import Field, Header, RecordRef, Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class StubClass:
+    """A class of the stub: its name and the lines of its body."""
+
+    name: str
+    lines: tuple[str, ...]
+
+
+def ifc_stub(header: Header) -> str:
+    """Return the stub for :func:`genbindings.backends.ifc_module.ifc_module`'s module."""
+    enums = enum_classes(header)
+    kinds = field_enums(enums)
+    structs = list(header.own_structs())
+    names = {class_name(struct.name) for struct in structs} | {enum.name for enum in enums}
+    shadowed = _shadowed(header, names)
+    return (
+        resources.environment()
+        .get_template("ifc_stub.pyi.j2")
+        .render(
+            spdx=header.spdx,
+            docstring=docstring(module_doc(header), 0),
+            constants=[
+                f"{identifier(constant.name)}: {type(constant.value).__name__}"
+                for constant in header.constants.values()
+            ],
+            enumerators=[
+                f"{identifier(name)}: int" for enum in header.enums for name in enum.values
+            ],
+            enums=[_enum(enum) for enum in enums],
+            classes=[_class(struct, header, kinds, shadowed) for struct in structs],
+            aliases=[f"_{name} = {name}" for name in sorted(shadowed)],
+        )
+    )
+
+
+def _shadowed(header: Header, names: set[str]) -> set[str]:
+    """Return the classes that also are the name of some field: there, the name means the field."""
+    fields = {
+        identifier(field.name)
+        for struct in header.own_structs()
+        for field in header.flat_fields(struct)
+    }
+    return fields & names
+
+
+def _enum(enum: EnumClass) -> StubClass:
+    return StubClass(enum.name, tuple(f"{name} = {value}" for name, value in enum.values.items()))
+
+
+def _class(
+    struct: Struct, header: Header, kinds: Mapping[tuple[str, str], str], shadowed: set[str]
+) -> StubClass:
+    lines: list[str] = []
+    for field in header.flat_fields(struct):
+        if not is_reserved(field.name):
+            kind = _type(field, kinds.get((struct.name, field.name), ""), shadowed)
+            line = f"{identifier(field.name)}: {kind}"
+            lines.append(line if len(line) + 4 <= WIDTH else f"{line}  # noqa: E501")
+    return StubClass(class_name(struct.name), tuple(lines) or ("pass",))
+
+
+def _type(field: Field, enum: str, shadowed: set[str]) -> str:
+    name = class_name(field.type.name) if isinstance(field.type, RecordRef) else enum
+    if name in shadowed:
+        name = f"_{name}"
+    if isinstance(field.type, RecordRef):
+        return f"Structs[{name}]" if field.count else name
+    if field.count:
+        kind = "int"
+        for _ in field.count:
+            kind = f"Numbers[{kind}]"
+        return kind
+    return f"{name} | int" if enum else "int"
