@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Another name for a struct, a function or a member; constants are in capitals.
 _ALIAS = re.compile(r"^[a-z_][a-z0-9_]*([.]|->|[a-z0-9_])*$")
+_POINTER = "sizeof a pointer"
 _SPDX = re.compile(r"SPDX-License-Identifier:\s*(.+?)\s*(?:\*/)?\s*$", re.MULTILINE)
 
 
@@ -58,10 +59,17 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
     expanded = preprocessed.expansions(compiler, given.source, valued)
     constructed = ioctls.find(expanded)
     integers, strings = _expressions(expanded, constructed)
+    integers[_POINTER] = "sizeof(void *)"
     with tempfile.TemporaryDirectory(prefix="gen-bindings-") as folder:
         output = Path(folder) / "header.o"
         values = constants.evaluate(
-            compiler, given.source, output, integers=integers, strings=strings, types=pre.tags
+            compiler,
+            given.source,
+            output,
+            integers=integers,
+            strings=strings,
+            types=pre.tags,
+            header=given.found,
         )
         types = with_alignments(read_types(output, pre.files), values.alignments)
     originals = {path.name: given.found.parent / path.name for path in pre.files}
@@ -78,6 +86,7 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
         constants=_constants(expanded, pre.macros, values, notes, constructed),
         ioctls={name: notes.ioctl(ioctl) for name, ioctl in found_ioctls.items()},
         omitted=_omitted(pre.macros, values, notes, allow_missing=allow_missing),
+        pointer_size=values.integers[_POINTER].value,
         doc=_summary(notes.comments[given.compiled.name].file()),
     )
 

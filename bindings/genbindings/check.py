@@ -7,9 +7,9 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genbindings.backends import FORMATS, render
+from genbindings.backends import FORMATS
 from genbindings.errors import Error, UsageError
-from genbindings.generate import Options, model
+from genbindings.generate import Options, text
 from genbindings.locate import kernel_tree
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Declared:
         Raises:
             Error: it cannot be generated.
         """
-        return render(model(self.options)[0], self.output_format)
+        return text(self.options, self.output_format)[0]
 
 
 def declared(project: Path) -> list[Declared]:

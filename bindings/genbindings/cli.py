@@ -92,12 +92,11 @@ def command(
             "no header given", "gen-bindings --header vfio.h; --help lists the options"
         )
     # Imported late: --help and --version do not need them.
-    from genbindings.backends import render
-    from genbindings.generate import Options, model
+    from genbindings.generate import Options, text
     from genbindings.writer import write
 
     options = Options(header, kernel, includes, defines, cc, select, allow_missing)
-    found, located = model(options)
+    rendered, found, located = text(options, output_format)
     print(f"gen-bindings: using {located.path}", file=sys.stderr)
     if allow_missing:
         for item in found.omitted:
@@ -105,11 +104,10 @@ def command(
                 f"gen-bindings: {item.location}: left out {item.name}: {item.reason}",
                 file=sys.stderr,
             )
-    text = render(found, output_format)
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(rendered)
     else:
-        write(output, text)
+        write(output, rendered)
 
 
 @command.command()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from genbindings.compiler import CompileError, Compiler, Diagnostic
 from genbindings.dwarf.sections import read_object
+from genbindings.errors import Error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +62,7 @@ def evaluate(
     integers: Mapping[str, str],
     strings: Mapping[str, str],
     types: Sequence[str],
+    header: Path,
 ) -> Evaluated:
     """Compile ``source`` with tables of expressions to ``output``, and read the tables back.
 
@@ -70,6 +72,7 @@ def evaluate(
         output: the object file to write; it has the debugging information too.
         integers: expressions by name, expected to be integer constants.
         strings: expressions by name, expected to be string literals.
+        header: the header, for messages.
         types: C types whose alignment is wanted; one that does not exist is left out.
 
     Raises:
@@ -86,6 +89,10 @@ def evaluate(
             break
         except CompileError as error:
             bad = _rows(error.diagnostics)
+            if not bad and error.diagnostics and error.diagnostics[0].file == "<stdin>":
+                # What the header left open ends in our text.
+                message = error.diagnostics[0].message
+                raise Error(f"{header}: unfinished at its end: {message}") from None
             if not bad:
                 raise
             for line, diagnostic in bad.items():

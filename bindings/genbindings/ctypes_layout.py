@@ -47,7 +47,7 @@ def plan(struct: Struct, header: Header) -> Plan:
         raise Error(
             f"{struct.location}: {struct.name} is aligned to {struct.align} bytes, which ctypes"
             " cannot express",
-            "leave it out with --select or --allow-missing",
+            "choose the others with --select",
         )
     layout = _Layout(struct)
     ordered = sorted(struct.fields, key=lambda field: field.offset)
@@ -92,6 +92,13 @@ class _Layout:
             self._pad(field.offset - self._at)
         self._slots.append(Slot("field", field.name, field.offset, field.size, field))
         self._align = max(self._align, align)
+        if not field.name and isinstance(field.type, RecordRef):
+            # ctypes lifts an anonymous member's fields into its outer type, but no descriptors.
+            inner = {
+                each.name for each in plan(header.structs[field.type.name], header).descriptors
+            }
+            lifted = _reachable(field, header)
+            self._descriptors += [each for each in lifted if each.name in inner]
         if self._struct.kind == "struct":
             self._at = field.offset + field.size
         else:

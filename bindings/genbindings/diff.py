@@ -56,7 +56,8 @@ def _structs(old: Header, new: Header) -> Iterator[Change]:
         ("added", new, after, before),
     ):
         for name, struct in here.items():
-            if name not in there:
+            # The type of a member without a tag comes and goes with the member.
+            if name not in there and "." not in name:
                 detail = f"{len(_named(header, struct))} fields"
                 yield Change(kind, f"struct {name}", detail, False)
     unit = "bits" if new.dialect == "bits" else "bytes"
@@ -71,8 +72,7 @@ def _structs(old: Header, new: Header) -> Iterator[Change]:
 
 
 def _tagged(header: Header) -> dict[str, Struct]:
-    """Return the structs by tag; the type of a member without a tag belongs to its outer struct."""
-    return {struct.name: struct for struct in header.own_structs() if "." not in struct.name}
+    return {struct.name: struct for struct in header.own_structs()}
 
 
 def _fields(old: Header, before: Struct, new: Header, after: Struct) -> Iterator[Change]:

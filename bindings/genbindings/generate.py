@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from genbindings import ifc, uapi
 from genbindings.assemble import Input, assemble
+from genbindings.backends import render
 from genbindings.compiler import Compiler
 from genbindings.locate import Located, locate
 from genbindings.select import select
 from genbindings.verify import verify
+from genbindings.verify_module import verify_module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,19 @@ class Options:
     cc: str = "cc"
     select: str | None = None
     allow_missing: bool = False
+
+
+def text(options: Options, output_format: str) -> tuple[str, Header, Located]:
+    """Return verified text in one of the formats, its model, and where the header was found.
+
+    Raises:
+        Error: see :func:`model`; or the text does not say what the model does.
+    """
+    header, located = model(options)
+    rendered = render(header, output_format)
+    if output_format == "ctypes":
+        verify_module(header, rendered)
+    return rendered, header, located
 
 
 def model(options: Options) -> tuple[Header, Located]:

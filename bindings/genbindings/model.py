@@ -165,6 +165,7 @@ class Header:
     ioctls: Mapping[str, Ioctl]
     omitted: tuple[Omitted, ...]
     doc: str = ""
+    pointer_size: int = 0
 
     def own_structs(self) -> Iterator[Struct]:
         """Yield the types of the header itself, those of anonymous members left out."""

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.errors import Error
-
 from mlxpatch import cache
 from mlxpatch.headers import Headers, inspect
 

@@ -133,3 +133,14 @@ def prune(folder: Path, pattern: str, keep: int, unused_s: float = 3600.0) -> No
         return
     for path in old:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def size_bytes() -> int:
+    """Return the space that the cache takes on its disk; hard links count once."""
+    sizes = {}
+    for parent, _, names in os.walk(root()):
+        for name in names:
+            with contextlib.suppress(OSError):
+                entry = Path(parent, name).lstat()
+                sizes[entry.st_ino] = entry.st_blocks * 512
+    return sum(sizes.values())

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 
 import click
+
 from genbindings import console
 from genbindings.errors import Error, UsageError
-
 from mlxpatch import build as builder
 from mlxpatch import cache, debian, headers, kernels
 from mlxpatch.progress import Progress

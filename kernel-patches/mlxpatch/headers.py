@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genbindings.errors import Error
-
 from mlxpatch import kernels
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
-
 from mlxpatch import cache, debian
 
 if TYPE_CHECKING:

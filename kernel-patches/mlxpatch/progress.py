@@ -50,6 +50,11 @@ class Progress:
         if seconds >= 1 and self._console.is_terminal:
             self.note(f"{text} ({seconds:.0f} s)")
 
+    def say(self, text: str) -> None:
+        """Print one line for people unless quiet."""
+        if not self._quiet:
+            self.note(text)
+
     def note(self, text: str) -> None:
         """Print one line for people, whether quiet or not."""
         sys.stdout.flush()

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from genbindings import console
+from genbindings.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlxlab.lab import Request
+    from mlxlab.lab import Job
+    from mlxlab.table import Entry
+    from mlxpatch.progress import Progress
 
 _DEFAULT_KERNEL = "upstream-6.12"
 
@@ -28,17 +32,27 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option(
-                "--kernel", default=_DEFAULT_KERNEL, show_default=True, help="See mlxlab kernels."
+                "--kernel",
+                metavar="NAME",
+                default=_DEFAULT_KERNEL,
+                show_default=True,
+                help="See mlxlab kernels.",
             ),
             click.option(
                 "--vfs",
                 type=click.IntRange(1, 64),
                 default=2,
                 show_default=True,
-                help="Number of VFs.",
+                metavar="N",
+                help="Number of VFs in all.",
             ),
             click.option(
-                "--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="CPUs."
+                "--cpus",
+                type=click.IntRange(1, 64),
+                default=2,
+                show_default=True,
+                metavar="N",
+                help="CPUs of the guest.",
             ),
             click.option(
                 "--memory",
@@ -46,12 +60,13 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default=2048,
                 show_default=True,
                 metavar="MIB",
-                help="Memory in MiB.",
+                help="Memory of the guest in MiB.",
             ),
             click.option(
                 "--out",
+                metavar="DIR",
                 type=click.Path(file_okay=False, path_type=Path),
-                help="Folder that the guest sees as $MLXLAB_OUT.",
+                help="Folder that the guest sees as $MLXLAB_OUT. Default: a new one in the cache.",
             ),
             click.option("-q", "--quiet", is_flag=True, help="Print no progress."),
         )
@@ -60,7 +75,7 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _request(
+def _job(
     kernel: str,
     vfs: int,
     cpus: int,
@@ -69,11 +84,15 @@ def _request(
     quiet: bool,
     command: tuple[str, ...] = (),
     timeout_s: float | None = None,
-) -> Request:
-    from mlxlab.lab import Request
+    environment: tuple[str, ...] = (),
+) -> tuple[Entry, Job, Progress]:
+    from mlxlab.lab import Job
+    from mlxlab.table import pick
     from mlxlab.vm import Machine
+    from mlxpatch.progress import Progress
 
-    return Request(kernel, Machine(cpus, memory, vfs), command, out, timeout_s, quiet)
+    job = Job(command, Machine(cpus, memory, vfs), out, timeout_s, environment)
+    return pick(kernel), job, Progress("mlxlab", quiet=quiet)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
@@ -82,10 +101,15 @@ def _request(
     "--timeout",
     type=click.FloatRange(min=1),
     metavar="SECONDS",
-    help="End the run after this time (exit status 124).",
+    help="End the run after this time in the VM (exit status 124).",
+)
+@click.option(
+    "-e", "--env", multiple=True, metavar="NAME=VALUE", help="Set a variable for COMMAND."
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(timeout: float | None, command: tuple[str, ...], **options: Any) -> int:
+def run(
+    timeout: float | None, env: tuple[str, ...], command: tuple[str, ...], **options: Any
+) -> int:
     """Boot the lab, run COMMAND in it, and exit with its status.
 
     COMMAND sees this machine's files, and what it writes stays in memory, except below
@@ -96,10 +120,11 @@ def run(timeout: float | None, command: tuple[str, ...], **options: Any) -> int:
     """
     from mlxlab import lab
 
-    result = lab.boot(_request(**options, command=command, timeout_s=timeout))
-    if any(result.run.out.iterdir()) and not options["quiet"]:
-        click.echo(f"mlxlab: output of the run: {result.run.out}", err=True)
-    return result.status
+    for word in env:
+        if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", word):
+            raise UsageError(f"--env {word}: not NAME=VALUE")
+    job = _job(**options, command=command, timeout_s=timeout, environment=env)
+    return lab.run(*job).status
 
 
 @cli.command()
@@ -108,7 +133,7 @@ def shell(**options: Any) -> int:
     """Boot the lab and give a prompt in it; leaving the shell ends the VM."""
     from mlxlab import lab
 
-    return lab.shell(_request(**options))
+    return lab.shell(*_job(**options)).status
 
 
 @cli.command()
@@ -120,9 +145,11 @@ def demo(**options: Any) -> int:
     from mlxlab import demo as show
     from mlxlab import lab
 
+    if options["vfs"] < 2:
+        raise UsageError("the demo needs two VFs")
     terminal = Console()
     terminal.print(show.INTRODUCTION, highlight=False)
-    result = lab.boot(_request(**options, command=("sh", "-c", show.COMMAND)))
+    result = lab.run(*_job(**options, command=("sh", "-c", show.COMMAND)))
     if result.status:
         return result.status
     return 0 if show.show(result.run.out, terminal) else 1
@@ -145,8 +172,7 @@ def kernels() -> None:
         cached = ", ".join(kernel.release for kernel in packages.cached_kernels(entry.series))
         listing.add_row(entry.name, entry.obstacle or cached or "no", entry.summary)
     Console().print(listing)
-    size = sum(f.lstat().st_blocks * 512 for f in cache.root().rglob("*") if not f.is_dir())
-    click.echo(f"the cache, {cache.root()}, holds {size / 1e9:.1f} GB")
+    click.echo(f"the cache, {cache.root()}, holds {cache.size_bytes() / 1e9:.1f} GB")
 
 
 for _name, _summary in (

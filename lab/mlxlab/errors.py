@@ -9,6 +9,7 @@ SPLAT = 120
 TIMEOUT = 124
 NOT_STARTED = 125
 LOST = 126
+INTERRUPTED = 130
 
 
 class NotStartedError(Error):

@@ -3,30 +3,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
+import termios
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from genbindings.errors import Error, UsageError
-from mlxpatch import cache
-
 from mlxlab import lock, monitor, runs, splats, tree, vm
 from mlxlab.errors import NotStartedError
 from mlxlab.report import exit_status, taint_names
+from mlxpatch import cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
-
-    from mlxpatch.progress import Progress
 
     from mlxlab.runs import Run
     from mlxlab.splats import Splat
     from mlxlab.table import Entry
+    from mlxpatch.progress import Progress
 
 # vfio_iommu_type1 is what group users need; the stand-in comes before what links against it.
 MODULES = ("vfio_pci_core", "vfio_iommu_type1", "mlx5_lab", "mlx5_vfio_pci")
@@ -91,6 +90,8 @@ def shell(entry: Entry, job: Job, progress: Progress) -> Result:
     Raises:
         NotStartedError: see :func:`run`.
     """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise NotStartedError("a shell needs a terminal", "use: mlxlab run -- COMMAND")
     boot = _prepare(entry, progress)
     with lock.one_vm(lambda who: progress.note(f"waiting for the VM of {who}")):
         place = runs.create(job.out)
@@ -137,7 +138,7 @@ def _boot(boot: tree.Boot, job: Job, place: Run, progress: Progress) -> monitor.
                 place.path,
                 place.out,
                 sockets.descriptors,
-                console=f"file,path={place.console}",
+                console=f"file,path={str(place.console).replace(',', ',,')}",
                 cache="loose",
             )
             limits = monitor.Limits(job.timeout_s, _scale())
@@ -153,7 +154,7 @@ def _boot(boot: tree.Boot, job: Job, place: Run, progress: Progress) -> monitor.
         sockets.close()
 
 
-def _stages(boot: tree.Boot, progress: Progress) -> Iterator[None]:
+def _stages(boot: tree.Boot, progress: Progress) -> Generator[None, str, None]:
     """Show the boot's progress; sent the name of each stage that the guest has reached."""
     with progress.stage(f"booting {boot.release}") as stage:
         name = yield
@@ -165,34 +166,153 @@ def _stages(boot: tree.Boot, progress: Progress) -> Iterator[None]:
 
 
 def _interact(boot: tree.Boot, job: Job, place: Run) -> monitor.Outcome:
-    sockets = monitor.Sockets()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     outcome = monitor.Outcome()
-    try:
+    with contextlib.closing(monitor.Sockets()) as sockets, _keys_for_the_guest():
         command = vm.qemu_command(
             boot,
             job.machine,
             place.path,
             place.out,
             sockets.descriptors,
-            console=f"stdio,signal=off,mux=off,logfile={place.console}",
+            console=f"stdio,signal=off,mux=off,logfile={str(place.console).replace(',', ',,')}",
             # Files edited on the host while the shell is open are seen in it.
             cache="readahead",
+            # The terminal is for the shell; the whole log is in dmesg.
+            extra=("quiet",),
         )
-        with _terminated_cleanly():
-            qemu = subprocess.Popen(command, pass_fds=tuple(sockets.descriptors.values()))
+        with _terminated_cleanly(), place.qemu_log.open("wb") as log:
+            qemu = subprocess.Popen(
+                command, pass_fds=tuple(sockets.descriptors.values()), stderr=log
+            )
             try:
                 sockets.release()
-                said = sockets.ours["control"].makefile("r", errors="replace")
-                for line in said:
-                    outcome.report.feed(line)
-                    if outcome.report.ended:
-                        break
+                with sockets.ours["control"].makefile("r", errors="replace") as said:
+                    for line in said:
+                        outcome.report.feed(line)
+                        if outcome.report.ended:
+                            break
             finally:
                 monitor.stop(qemu)
-    finally:
-        signal.signal(signal.SIGINT, before)
-        sockets.close()
-        if sys.stdin.isatty():
-            subprocess.run(["stty", "sane"], check=False)
+    if not outcome.report.ended:
+        outcome.lost = "it ended before it had reported"
     return outcome
+
+
+@contextlib.contextmanager
+def _keys_for_the_guest() -> Iterator[None]:
+    """Let Ctrl-C through to the guest; put the terminal back however QEMU leaves it."""
+    before = termios.tcgetattr(sys.stdin)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGINT, interrupt)
+
+
+class _TerminatedError(SystemExit):
+    """SIGTERM or SIGHUP arrived: unwinds the stack, so that the VM is killed on the way."""
+
+
+@contextlib.contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    def leave(number: int, _frame: object) -> None:
+        raise _TerminatedError(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _boot_file() -> Path:
+    return cache.root() / "boot.json"
+
+
+def _remember_boot(uptime_s: float) -> None:
+    with contextlib.suppress(OSError):
+        _boot_file().write_text(json.dumps({"uptime_s": uptime_s}) + "\n")
+
+
+def _scale() -> float:
+    """Return how much slower than usual the last boot here was, at least 1."""
+    try:
+        uptime = float(json.loads(_boot_file().read_text())["uptime_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1.0
+    return min(max(uptime / _USUAL_BOOT_S, 1.0), 10.0)
+
+
+def _verdict(outcome: monitor.Outcome, place: Run, progress: Progress) -> int:
+    """Say what went wrong, in order of weight; return mlxlab's exit status."""
+    report = outcome.report
+    console = _read(place.console)
+    found = splats.merge(_read(place.dmesg), console)
+    status = exit_status(
+        report,
+        splats=len(found),
+        lost=bool(outcome.lost),
+        timed_out=outcome.timed_out,
+        interrupted=outcome.interrupted,
+    )
+    _tell_splats(found, report.taint, progress)
+    for name, count in report.assertions.items():
+        progress.note(f"firmware assertion {name} fired {count} times")
+    if outcome.timed_out:
+        progress.note("the time limit is over; the VM was ended")
+    elif report.failure is not None:
+        progress.note(f"the lab could not start: {report.failure}")
+    elif outcome.lost:
+        progress.note(f"the VM was lost: {outcome.lost}")
+    if outcome.lost or report.failure is not None:
+        _tell_tail(console, progress)
+    if outcome.lost or found or report.assertions or report.failure is not None:
+        progress.note(f"logs of this run: {place.path}")
+    if _has_files(place.out):
+        progress.say(f"output of this run: {place.out}")
+    summary = {
+        "status": status,
+        "command_status": report.status,
+        "stages_uptime_s": report.stages,
+        "wall_s": round(outcome.wall_s, 2),
+        "splats": [splat.headline for splat in found],
+        "assertions": report.assertions,
+        "taint": report.taint,
+        "timed_out": outcome.timed_out,
+        "lost": outcome.lost,
+    }
+    (place.path / "result.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return status
+
+
+def _tell_splats(found: list[Splat], taint: int, progress: Progress) -> None:
+    for splat in found:
+        progress.note(f"kernel {splat.kind} in the guest:")
+        for line in splat.lines[:_SPLAT_LINES]:
+            progress.note(f"  {line}")
+        if len(splat.lines) > _SPLAT_LINES:
+            progress.note(f"  ... {len(splat.lines) - _SPLAT_LINES} more lines")
+    if not found:
+        for name in taint_names(taint):
+            progress.note(f"the guest's kernel is tainted by {name}, though its log shows no splat")
+
+
+def _tell_tail(console: str, progress: Progress) -> None:
+    tail = console.replace("\r", "").splitlines()[-_TAIL_LINES:]
+    if tail:
+        progress.note("the end of its console:")
+    for line in tail:
+        progress.note(f"  {line}")
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One VM at a time: two emulated guests on a small machine starve each other until neither boots."""
+"""One VM at a time: two emulated guests on two cores starve each other until neither boots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlxlab.errors import NotStartedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_PLACES = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - shared by all users on purpose
+_PLACES = (Path("/run/lock"), Path("/tmp"))
 
 
 @contextlib.contextmanager

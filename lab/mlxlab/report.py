@@ -72,7 +72,9 @@ def taint_names(flags: int) -> list[str]:
     return [name for bit, name in {**_BAD_PAGE, **_TAINTS}.items() if flags & 1 << bit]
 
 
-def exit_status(report: Report, *, splats: int, lost: bool, timed_out: bool) -> int:
+def exit_status(
+    report: Report, *, splats: int, lost: bool, timed_out: bool, interrupted: bool = False
+) -> int:
     """Return mlxlab's exit status for a run.
 
     A splat comes first, since it explains the rest: a panic loses the VM.
@@ -83,6 +85,8 @@ def exit_status(report: Report, *, splats: int, lost: bool, timed_out: bool) -> 
         return errors.TIMEOUT
     if report.failure is not None:
         return errors.NOT_STARTED
+    if interrupted and report.status is None:
+        return errors.INTERRUPTED
     if lost or not report.ended or report.status is None:
         return errors.LOST
     return report.status

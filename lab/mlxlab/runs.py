@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def write_settings(
     variables["MLXLAB_OUT"] = str(run.out)
     variables |= dict(word.split("=", 1) for word in environment)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    size = shutil.get_terminal_size()
     settings = {
         "mode": mode,
         "modules": " ".join(modules),
@@ -93,6 +95,8 @@ def write_settings(
         "vf_driver": vf_driver,
         "vfs": str(machine.vfs),
         "cwd": str(Path.cwd()),
+        "rows": str(size.lines),
+        "columns": str(size.columns),
     }
     lines += [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
     with cache.writing(run.path):

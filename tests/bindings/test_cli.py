@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -19,6 +20,9 @@ Sources = Callable[[str], Path]
 Write = Callable[..., Path]
 # One folder per diagnostic: `sample.h`, `args` (a line of arguments), `err` (standard error).
 DIAGNOSTICS = sorted(path for path in Path(__file__).with_name("diagnostics").iterdir())
+
+# Typographic quotes of compilers to plain ones.
+_QUOTES = {0x2018: "'", 0x2019: "'"}
 
 SAMPLE = """/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /* Sample interface */
@@ -70,7 +74,7 @@ def load(path: Path) -> Any:
 def test_diagnostics(case: Path) -> None:
     done = run(*(case / "args").read_text().split(), cwd=case)
     text = done.stderr.replace(str(case), "CASE")
-    text = re.sub(r"(not found in )\d+", r"\1N", text).replace("‘", "'").replace("’", "'")
+    text = re.sub(r"(not found in )\d+", r"\1N", text).translate(_QUOTES)
     status = int((case / "status").read_text())
     assert (text, done.returncode) == ((case / "err").read_text(), status)
     assert done.stdout == ""
@@ -134,9 +138,8 @@ def test_json(header: Write) -> None:
     fields = {field["name"]: field for field in found["structs"]["sample_arg"]["fields"]}
     assert fields["lo"]["offset"] == fields["wide"]["offset"] == 8
     assert fields["name"]["count"] == [4, 2]
-    assert fields["rest"] == {
-        **{"name": "rest", "offset": 32, "size": 0, "type": "__s16", "count": None, "doc": ""},
-    }
+    rest = {"name": "rest", "offset": 32, "size": 0, "type": "__s16", "count": None, "doc": ""}
+    assert fields["rest"] == rest
     assert fields["pair"]["type"] == "sample_arg.pair"
     assert found["structs"]["sample_arg.pair"]["size"] == 2
     assert found["structs"]["sample_arg"]["location"] == "sample.h:16"
@@ -177,13 +180,23 @@ def test_output_is_left_alone_when_it_is_the_same_or_cannot_be_made(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.py", "sample.h"]
 
 
-def test_diff(tmp_path: Path, header: Write) -> None:
-    for name, text in (("old", SAMPLE), ("new", SAMPLE.replace("__u8 low, high", "__u8 high, low"))):
+def test_diff(tmp_path: Path) -> None:
+    for name, text in (
+        ("old", SAMPLE),
+        ("new", SAMPLE.replace("__u8 low, high", "__u8 high, low")),
+    ):
         folder = tmp_path / name / "include"
         folder.mkdir(parents=True)
         (folder / "sample.h").write_text(text)
     same = run("diff", tmp_path / "old", tmp_path / "old", "--header", "sample.h")
     assert (same.returncode, same.stdout) == (0, "sample.h: no changes\n")
+    moved = run("diff", tmp_path / "old", tmp_path / "new", "--header", "sample.h")
+    assert moved.returncode == 1
+    assert moved.stdout.splitlines() == [
+        "moved    field sample_arg.pair.low  0 to 1",
+        "moved    field sample_arg.pair.high  1 to 0",
+        "sample.h: 2 fields moved",
+    ]
 
 
 def test_diff_of_two_kernels(kernel_source: Sources) -> None:
@@ -210,3 +223,17 @@ def test_check(tmp_path: Path, header: Write) -> None:
     (tmp_path / "sample.py").write_text("# edited\n")
     done = run("check", "--project", project)
     assert (done.returncode, done.stdout.split(": ")[1]) == (1, "differs\n")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs a compiler that knows -m32")
+def test_another_target(header: Write, tmp_path: Path) -> None:
+    source = header("struct sample_arg { void *next; long count; long long wide; };\n")
+    done = run("--header", source, "--cc", "cc -m32", "--format", "json")
+    fields = {f["name"]: f for f in json.loads(done.stdout)["structs"]["sample_arg"]["fields"]}
+    assert (fields["next"]["size"], fields["count"]["offset"], fields["wide"]["offset"]) == (
+        4,
+        4,
+        8,
+    )
+    output = tmp_path / "sample.py"
+    assert run("--header", source, "--cc", "cc -m32", "-o", output).returncode == 0

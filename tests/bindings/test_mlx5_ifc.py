@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from genbindings import ifc
 from genbindings.backends import render
 from genbindings.generate import Options, model

@@ -233,3 +233,14 @@ def test_structs_can_be_embedded_and_passed_to_ioctl() -> None:
     with pytest.raises(TypeError, match="does not end with a flexible array"):
         vfio.vfio_device_info.with_room(1)
     assert repr(vfio.vfio_group_status(flags=1)) == "vfio_group_status(argsz=8, flags=1)"
+
+
+def test_bindings_of_another_kernel(
+    kernel_source: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = kernel_source("6.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    older = mlxuapi.load("vfio.h", tree)
+    assert ctypes.sizeof(older.vfio_device_info) == 20
+    assert not hasattr(older, "VFIO_MIG_GET_PRECOPY_INFO")
+    assert mlxuapi.load("mlx5_ifc.h", tree).save_vhca_state_in.BITS == 256

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from genbindings.errors import Error, UsageError
-from mlxlab import lab, table, vm
+from mlxlab import table, vm
 from mlxlab.errors import NOT_STARTED, NotStartedError
 from mlxlab.tree import Boot
 
@@ -92,12 +92,6 @@ def test_a_kernel_parameter_with_a_space_is_refused() -> None:
         vm.kernel_command_line(boot, Path("/run"), "loose")
 
 
-def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(NotStartedError, match="root"):
-        lab.require_root()
-
-
 def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("shutil.which", lambda tool, **_: None if "qemu" in tool else "/bin/true")
     with pytest.raises(NotStartedError, match="qemu-system-x86_64 is missing") as caught:
@@ -113,7 +107,9 @@ def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_
         (["run"], "Missing argument"),
         (["run", "--kernel", "nope", "--", "true"], "no kernel 'nope'"),
         (["run", "--kernel", "carried-6.1", "--", "true"], "no series yet"),
-        (["run", "--vfs", "0", "--", "true"], "--vfs"),
+        (["run", "--vfs", "1000", "--", "true"], "--vfs"),
+        (["demo", "--vfs", "1"], "needs two VFs"),
+        (["run", "--env", "1=2", "--", "true"], "not NAME=VALUE"),
         (["matrix"], "not built yet"),
         (["fw", "0000:01:00.1"], "not built yet"),
     ],
@@ -126,7 +122,9 @@ def test_usage_errors_exit_with_2(arguments: list[str], said: str) -> None:
 
 
 def test_a_shell_without_a_terminal_is_refused() -> None:
-    result = run("shell")
+    result = subprocess.run(
+        [SCRIPT, "shell"], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
     assert result.returncode == NOT_STARTED
     assert "terminal" in result.stderr
 

@@ -19,7 +19,8 @@ from mlxtrace.cli_migrate import command
 from mlxtrace.stream import Kind
 from mlxtrace.vfio import State
 
-from .fake_device import FakeDevice, Faults
+from .fake_device import FakeDevice
+from .fake_faults import Faults
 from .fake_kernel import BDF, OTHER_BDF, FakeKernel
 
 if TYPE_CHECKING:

@@ -149,6 +149,12 @@ def test_why_a_symbol_is_absent(
     assert said == why or (why and why in said)
 
 
+def test_a_command_that_does_not_exist() -> None:
+    error = invoke("-c", "/no/such/command --flag")
+    assert isinstance(error, Error)
+    assert "cannot run /no/such/command" in str(error)
+
+
 def test_dry_run_names_what_is_absent_and_what_that_costs(
     monkeypatch: pytest.MonkeyPatch, host_is_fine: None
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,8 @@ def run(options: Options, stream: TextIO) -> int:
     """
     probes = select(options.without)
     names = [host.require_vf(name) for name in options.devices]
+    if options.command and shutil.which(options.command[0]) is None:
+        raise Error(f"cannot run {options.command[0]}: there is no such command")
     _check()
     layouts = layout.of_running_module()
     load_bcc()

@@ -166,6 +166,9 @@ class ModuleText:
         else:
             self.runtime_names.add("Member")
             text = f"Member({field.offset}, {self._kind(field)})"
+        if field.name.startswith("__"):
+            # Python would mangle such a name in a class body.
+            return f"locals()[{string(field.name)}] = {text}"
         name = f"{identifier(field.name)}: {self._annotation(field)}"
         return f"{name} = {text}  # type: ignore[assignment]"
 
