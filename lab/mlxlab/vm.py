@@ -126,7 +126,7 @@ def kernel_command_line(boot: Boot, run: Path, cache: str, extra: Sequence[str] 
         "loglevel=7",
         "log_buf_len=4M",
         "panic=-1",
-        "panic_on_oops=1",
+        "oops=panic",
         "intel_iommu=on",
         # Nobody attacks the guest, and the workarounds are slow when they are emulated.
         "mitigations=off",

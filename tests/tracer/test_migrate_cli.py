@@ -118,23 +118,30 @@ def test_a_vf_that_is_not_bound(
 def test_no_root(tmp_path: Path) -> None:
     """A user who may not open the group is told so, by the real open(2)."""
     script = """
-import os, pathlib, sys
+import pathlib, sys
 import pytest
 from fake_kernel import FakeKernel
 from genbindings import console
 from mlxtrace.cli_migrate import command
 kernel = FakeKernel(pathlib.Path(sys.argv.pop(1)), pytest.MonkeyPatch())
 for path in (kernel.dev / "vfio").iterdir():
-    path.chmod(0o600)
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    path.chmod(0)
 console.run(command, "mlxtrace")
 """
     from .fake_kernel import __file__ as beside
 
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in tmp_path.parents[:2]:
         folder.chmod(0o755)
+    tmp_path.chmod(0o777)
+    # The one capability lets the user read a checkout in root's home, and write nothing.
+    unprivileged = [
+        "setpriv",
+        *("--reuid=65534", "--regid=65534", "--clear-groups"),
+        *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+    ]
+    python = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path), "--source", BDF, "--target", OTHER_BDF],
+        [*unprivileged, *python, "--source", BDF, "--target", OTHER_BDF],
         env={**os.environ, "PYTHONPATH": os.path.dirname(beside or "")},  # noqa: PTH120
         capture_output=True,
         text=True,

@@ -41,8 +41,10 @@ unbound() {
 	return $status
 }
 
+# The one capability lets the user read a checkout in root's home, and write nothing.
 unprivileged() {
-	setpriv --reuid=$nobody --regid=$nobody --clear-groups "$@"
+	setpriv --reuid=$nobody --regid=$nobody --clear-groups \
+		--inh-caps=+dac_read_search --ambient-caps=+dac_read_search "$@"
 }
 
 without_headers() {
