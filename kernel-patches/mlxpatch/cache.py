@@ -59,6 +59,8 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "set XDG_CACHE_HOME to a folder that you can write"
             raise Error(f"cannot write {path}: {error.strerror}", hint) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise Error(f"{error.filename or path} is a file, not a folder") from error
         raise
 
 

@@ -6,24 +6,20 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
 import sys
-import termios
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from genbindings.errors import Error, UsageError
-from mlxlab import lock, monitor, runs, splats, tree, vm
+from genbindings.errors import Error
+from mlxlab import interactive, lock, monitor, runs, tree, verdict, vm
 from mlxlab.errors import NotStartedError
-from mlxlab.report import exit_status, taint_names
 from mlxpatch import cache
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     from mlxlab.runs import Run
-    from mlxlab.splats import Splat
     from mlxlab.table import Entry
     from mlxpatch.progress import Progress
 
@@ -34,8 +30,6 @@ _STAGES = {
     "modules": "preparing the VFs",
     "vfs": "starting the command",
 }
-_SPLAT_LINES = 40
-_TAIL_LINES = 15
 # A boot on the machine where the watchdogs were chosen, in seconds of uptime.
 _USUAL_BOOT_S = 4.0
 
@@ -73,15 +67,7 @@ def run(entry: Entry, job: Job, progress: Progress) -> Result:
     Raises:
         NotStartedError: something that the lab needs is missing or does not build.
     """
-    boot = _prepare(entry, progress)
-    with lock.one_vm(lambda who: progress.note(f"waiting for the VM of {who}")):
-        place = runs.create(job.out)
-        try:
-            _settle(place, job, "run")
-            outcome = _boot(boot, job, place, progress)
-        finally:
-            place.close()
-    return Result(_verdict(outcome, place, progress), place)
+    return _one(entry, job, progress, lambda boot, place: _boot(boot, job, place, progress), "run")
 
 
 def shell(entry: Entry, job: Job, progress: Progress) -> Result:
@@ -92,23 +78,42 @@ def shell(entry: Entry, job: Job, progress: Progress) -> Result:
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise NotStartedError("a shell needs a terminal", "use: mlxlab run -- COMMAND")
-    boot = _prepare(entry, progress)
-    with lock.one_vm(lambda who: progress.note(f"waiting for the VM of {who}")):
-        place = runs.create(job.out)
-        try:
-            _settle(place, job, "shell")
-            outcome = _interact(boot, job, place)
-        finally:
-            place.close()
-    return Result(_verdict(outcome, place, progress), place)
+    return _one(
+        entry,
+        job,
+        progress,
+        lambda boot, place: interactive.attach(boot, job.machine, place),
+        "shell",
+    )
 
 
-def _prepare(entry: Entry, progress: Progress) -> tree.Boot:
-    vm.check_tools()
+def _one(
+    entry: Entry,
+    job: Job,
+    progress: Progress,
+    see_through: Callable[[tree.Boot, Run], monitor.Outcome],
+    mode: str,
+) -> Result:
+    with _terminated_cleanly():
+        with _before_the_start():
+            vm.check_tools()
+            boot = tree.prepare(entry, progress)
+        with lock.one_vm(lambda who: progress.note(f"waiting for the VM of {who}")):
+            with _before_the_start():
+                place = runs.create(job.out)
+                _settle(place, job, mode)
+            try:
+                outcome = see_through(boot, place)
+            finally:
+                place.close()
+        return Result(verdict.tell(outcome, place, progress), place)
+
+
+@contextlib.contextmanager
+def _before_the_start() -> Iterator[None]:
+    """Give the errors of preparing the exit status that says so."""
     try:
-        return tree.prepare(entry, progress)
-    except UsageError:
-        raise
+        yield
     except Error as error:
         raise NotStartedError(str(error), error.hint) from None
 
@@ -127,31 +132,26 @@ def _settle(place: Run, job: Job, mode: str) -> None:
 
 
 def _boot(boot: tree.Boot, job: Job, place: Run, progress: Progress) -> monitor.Outcome:
-    sockets = monitor.Sockets()
     stages = _stages(boot, progress)
-    try:
-        with _terminated_cleanly():
-            next(stages)
-            command = vm.qemu_command(
-                boot,
-                job.machine,
-                place.path,
-                place.out,
-                sockets.descriptors,
-                console=f"file,path={str(place.console).replace(',', ',,')}",
-                cache="loose",
-            )
-            limits = monitor.Limits(job.timeout_s, _scale())
 
-            def reached(name: str, uptime: float) -> None:
-                if name == "command":
-                    _remember_boot(uptime)
-                stages.send(name)
+    def reached(name: str, uptime: float) -> None:
+        if name == "command":
+            _remember_boot(uptime)
+        stages.send(name)
 
-            return monitor.Monitor(place, limits, reached).see_through(command, sockets)
-    finally:
-        stages.close()
-        sockets.close()
+    with contextlib.closing(stages), contextlib.closing(monitor.Sockets()) as sockets:
+        next(stages)
+        command = vm.qemu_command(
+            boot,
+            job.machine,
+            place.path,
+            place.out,
+            sockets.descriptors,
+            console=f"file,path={str(place.console).replace(',', ',,')}",
+            cache="loose",
+        )
+        limits = monitor.Limits(job.timeout_s, _scale())
+        return monitor.Monitor(place, limits, reached).see_through(command, sockets)
 
 
 def _stages(boot: tree.Boot, progress: Progress) -> Generator[None, str, None]:
@@ -163,51 +163,6 @@ def _stages(boot: tree.Boot, progress: Progress) -> Generator[None, str, None]:
             name = yield
     while True:
         yield
-
-
-def _interact(boot: tree.Boot, job: Job, place: Run) -> monitor.Outcome:
-    outcome = monitor.Outcome()
-    with contextlib.closing(monitor.Sockets()) as sockets, _keys_for_the_guest():
-        command = vm.qemu_command(
-            boot,
-            job.machine,
-            place.path,
-            place.out,
-            sockets.descriptors,
-            console=f"stdio,signal=off,mux=off,logfile={str(place.console).replace(',', ',,')}",
-            # Files edited on the host while the shell is open are seen in it.
-            cache="readahead",
-            # The terminal is for the shell; the whole log is in dmesg.
-            extra=("quiet",),
-        )
-        with _terminated_cleanly(), place.qemu_log.open("wb") as log:
-            qemu = subprocess.Popen(
-                command, pass_fds=tuple(sockets.descriptors.values()), stderr=log
-            )
-            try:
-                sockets.release()
-                with sockets.ours["control"].makefile("r", errors="replace") as said:
-                    for line in said:
-                        outcome.report.feed(line)
-                        if outcome.report.ended:
-                            break
-            finally:
-                monitor.stop(qemu)
-    if not outcome.report.ended:
-        outcome.lost = "it ended before it had reported"
-    return outcome
-
-
-@contextlib.contextmanager
-def _keys_for_the_guest() -> Iterator[None]:
-    """Let Ctrl-C through to the guest; put the terminal back however QEMU leaves it."""
-    before = termios.tcgetattr(sys.stdin)
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-        signal.signal(signal.SIGINT, interrupt)
 
 
 class _TerminatedError(SystemExit):
@@ -243,76 +198,3 @@ def _scale() -> float:
     except (OSError, ValueError, KeyError, TypeError):
         return 1.0
     return min(max(uptime / _USUAL_BOOT_S, 1.0), 10.0)
-
-
-def _verdict(outcome: monitor.Outcome, place: Run, progress: Progress) -> int:
-    """Say what went wrong, in order of weight; return mlxlab's exit status."""
-    report = outcome.report
-    console = _read(place.console)
-    found = splats.merge(_read(place.dmesg), console)
-    status = exit_status(
-        report,
-        splats=len(found),
-        lost=bool(outcome.lost),
-        timed_out=outcome.timed_out,
-        interrupted=outcome.interrupted,
-    )
-    _tell_splats(found, report.taint, progress)
-    for name, count in report.assertions.items():
-        progress.note(f"firmware assertion {name} fired {count} times")
-    if outcome.timed_out:
-        progress.note("the time limit is over; the VM was ended")
-    elif report.failure is not None:
-        progress.note(f"the lab could not start: {report.failure}")
-    elif outcome.lost:
-        progress.note(f"the VM was lost: {outcome.lost}")
-    if outcome.lost or report.failure is not None:
-        _tell_tail(console, progress)
-    if outcome.lost or found or report.assertions or report.failure is not None:
-        progress.note(f"logs of this run: {place.path}")
-    if _has_files(place.out):
-        progress.say(f"output of this run: {place.out}")
-    summary = {
-        "status": status,
-        "command_status": report.status,
-        "stages_uptime_s": report.stages,
-        "wall_s": round(outcome.wall_s, 2),
-        "splats": [splat.headline for splat in found],
-        "assertions": report.assertions,
-        "taint": report.taint,
-        "timed_out": outcome.timed_out,
-        "lost": outcome.lost,
-    }
-    (place.path / "result.json").write_text(json.dumps(summary, indent=1) + "\n")
-    return status
-
-
-def _tell_splats(found: list[Splat], taint: int, progress: Progress) -> None:
-    for splat in found:
-        progress.note(f"kernel {splat.kind} in the guest:")
-        for line in splat.lines[:_SPLAT_LINES]:
-            progress.note(f"  {line}")
-        if len(splat.lines) > _SPLAT_LINES:
-            progress.note(f"  ... {len(splat.lines) - _SPLAT_LINES} more lines")
-    if not found:
-        for name in taint_names(taint):
-            progress.note(f"the guest's kernel is tainted by {name}, though its log shows no splat")
-
-
-def _tell_tail(console: str, progress: Progress) -> None:
-    tail = console.replace("\r", "").splitlines()[-_TAIL_LINES:]
-    if tail:
-        progress.note("the end of its console:")
-    for line in tail:
-        progress.note(f"  {line}")
-
-
-def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

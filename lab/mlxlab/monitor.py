@@ -23,6 +23,7 @@ from mlxlab.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mlxlab.runs import Run
 
@@ -112,7 +113,7 @@ class Monitor:
         self._drain(sockets)
         self._outcome.wall_s = time.monotonic() - begin
         report = self._outcome.report
-        if not report.stages and self._run.console.stat().st_size == 0 and not self._stopped:
+        if not report.stages and not _size(self._run.console) and not self._stopped:
             said = self._run.qemu_log.read_text(errors="replace").strip().splitlines()
             if said:
                 raise NotStartedError(f"QEMU did not start: {said[-1]}")
@@ -242,10 +243,7 @@ class _Watchdog:
 
     def check(self, report: Report) -> str:
         """Return why the guest counts as lost, or nothing."""
-        try:
-            size = self._console.stat().st_size
-        except OSError:
-            size = 0
+        size = _size(self._console)
         if size != self._size:
             self._size = size
             self.sign_of_life()
@@ -255,6 +253,13 @@ class _Watchdog:
             return ""
         reached = list(report.stages)[-1] if report.stages else "power on"
         return f"it said nothing for {limit:.0f} s after stage '{reached}'"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def stop(qemu: subprocess.Popen[bytes]) -> None:

@@ -114,16 +114,15 @@ def ports(sockets: Mapping[str, int], dmesg: Path) -> list[str]:
     return arguments
 
 
-def kernel_command_line(boot: Boot, run: Path, cache: str, extra: Sequence[str] = ()) -> str:
+def kernel_command_line(boot: Boot, run: Path, cache: str, *, quiet: bool = False) -> str:
     """Return the guest kernel's command line.
 
-    ``cache`` is 9p's cache mode for the root file system.
+    ``cache`` is 9p's cache mode for the root file system. Unless ``quiet``, the whole boot log
+    goes to the serial console, which costs nothing that can be measured.
     """
     words = [
         "console=ttyS0",
-        "earlyprintk=serial,ttyS0,115200",
-        # The whole boot log on the serial console costs nothing that can be measured.
-        "loglevel=7",
+        *(["quiet"] if quiet else ["earlyprintk=serial,ttyS0,115200", "loglevel=7"]),
         "log_buf_len=4M",
         "panic=-1",
         "oops=panic",
@@ -134,7 +133,6 @@ def kernel_command_line(boot: Boot, run: Path, cache: str, extra: Sequence[str] 
         f"mlxlab.run={run}",
         f"mlxlab.modules={boot.modules}",
         f"mlxlab.cache={cache}",
-        *extra,
         f"init={GUEST / 'init'}",
     ]
     for word in words:
@@ -209,6 +207,16 @@ def adapt(command: Sequence[str], console: str, kernel: str) -> list[str]:
     return words
 
 
+def dies_with_us() -> list[str]:
+    """Return words before a command that make the kernel kill it when this process dies.
+
+    The shell sees to the moment before that is arranged: a parent that has died by then has been
+    replaced by another.
+    """
+    check = '[ "$PPID" = "$1" ] && shift && exec "$@"'
+    return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", check, "sh", str(os.getpid())]
+
+
 def qemu_command(
     boot: Boot,
     machine: Machine,
@@ -218,16 +226,16 @@ def qemu_command(
     *,
     console: str,
     cache: str,
-    extra: Sequence[str] = (),
+    quiet: bool = False,
 ) -> list[str]:
     """Return the complete command that starts the VM of the run in folder ``run``.
 
-    QEMU gets SIGKILL from the kernel when its parent dies, however that happens.
+    QEMU dies with this process; see :func:`dies_with_us`.
     """
     base = base_command(boot, machine, run / "initramfs")
     return [
-        *("setpriv", "--pdeathsig", "KILL", "--"),
-        *adapt(base, console, kernel_command_line(boot, run, cache, extra)),
+        *dies_with_us(),
+        *adapt(base, console, kernel_command_line(boot, run, cache, quiet=quiet)),
         "-no-reboot",
         *devices(machine),
         *share("mlxlab.root", Path("/"), writable=False),

@@ -107,7 +107,7 @@ def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_
         (["run"], "Missing argument"),
         (["run", "--kernel", "nope", "--", "true"], "no kernel 'nope'"),
         (["run", "--kernel", "carried-6.1", "--", "true"], "no series yet"),
-        (["run", "--vfs", "1000", "--", "true"], "--vfs"),
+        (["run", "--vfs", "0", "--", "true"], "--vfs"),
         (["demo", "--vfs", "1"], "needs two VFs"),
         (["run", "--env", "1=2", "--", "true"], "not NAME=VALUE"),
         (["matrix"], "not built yet"),
