@@ -77,7 +77,7 @@ def devices(machine: Machine) -> list[str]:
         f",sriov_vq_flexible={2 * vfs},sriov_vi_flexible={vfs}"
     )
     return [
-        *("-machine", "kernel-irqchip=off"), *("-accel", "tcg,thread=multi"),
+        *("-machine", "kernel-irqchip=off"),
         *("-device", "intel-iommu,intremap=on"),
         *("-device", "pcie-root-port,id=mlxlab.port,bus=pcie.0,chassis=1,slot=1"),
         *("-device", "nvme-subsys,id=mlxlab"),
