@@ -80,6 +80,7 @@ def test_the_device_has_a_queue_for_each_vf() -> None:
     assert "sriov_max_vfs=5" in words
     assert "sriov_vq_flexible=10" in words
     assert "intel-iommu" in words
+    assert "tcg,thread=single" in words
 
 
 def test_paths_with_commas_reach_qemu() -> None:
