@@ -78,8 +78,9 @@ def devices(machine: Machine) -> list[str]:
     )
     return [
         *("-machine", "kernel-irqchip=off"),
-        # One thread for all CPUs, which costs nothing here. With a thread for each, QEMU 7.2 crashes
-        # the guest now and then ("Oops: int3"), where the kernel patches code that another CPU runs.
+        # One thread for all CPUs, which costs nothing here. With a thread for each, QEMU 7.2
+        # crashes the guest now and then ("Oops: int3"), where the kernel patches code that
+        # another CPU runs.
         *("-accel", "tcg,thread=single"),
         *("-device", "intel-iommu,intremap=on"),
         *("-device", "pcie-root-port,id=mlxlab.port,bus=pcie.0,chassis=1,slot=1"),
