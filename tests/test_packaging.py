@@ -88,6 +88,14 @@ def test_the_wheel_has_what_the_lab_and_the_tracer_load(installed: Path, tmp_pat
     assert not any(path.is_relative_to(REPOSITORY) for path in paths)
 
 
+def test_the_wheel_has_the_guests_side_of_the_lab(installed: Path) -> None:
+    (guest,) = installed.parent.glob("lib/python3*/site-packages/mlxlab/guest")
+    # The guest's kernel starts it as its first process.
+    assert os.access(guest / "init", os.X_OK)
+    assert (guest / "session").is_file()
+    assert (guest.parent / "splats.toml").is_file()
+
+
 def test_the_sdist_holds_the_repository_and_no_build_products(distributions: Path) -> None:
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:

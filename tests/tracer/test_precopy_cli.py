@@ -32,7 +32,7 @@ def host_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_group_lists_every_subcommand() -> None:
     said = CliRunner().invoke(group, ["--help"]).output
-    for name in ("precopy", "migrate", "report", "doctor", "stream", "validate", "project"):
+    for name in ("precopy", "migrate", "report", "doctor", "stream", "validate"):
         assert f"  {name}" in said
 
 

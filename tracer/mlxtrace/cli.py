@@ -48,7 +48,6 @@ def group() -> None:
 
 
 console.planned(group, "doctor", "check everything that tracing needs")
-console.planned(group, "project", "estimate a migration's downtime")
 console.planned(group, "stream", "inspect stream files")
 console.planned(group, "validate", "check a driver against the migration contract")
 
