@@ -186,6 +186,8 @@ def test_one_damaged_byte_is_refused_by_name_and_the_vf_recovers(suite: Suite) -
         ("repeated", 3, "0x1ab014"),
         ("damaged", 2, "0x1ab012"),
         ("foreign", 2, "0x1ab013"),
+        ("wrong base", 2, "0x1ab013"),
+        ("wrong state", 5, "0x1ab016"),
         ("no base", 1, "0x1ab013"),
     ],
 )

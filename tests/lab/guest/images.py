@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 from mlxtrace.stream import HEADER, Framing, StreamParser
@@ -87,6 +88,21 @@ def flip(image: bytes) -> bytes:
     return image[:-1] + bytes([image[-1] ^ 1])
 
 
+# Of an image: where lab/firmware/image.c has the CRC of the image before, and its own.
+BASE_CRC, CRC, BLOCKS = HEADER.size + 28, HEADER.size + 60, HEADER.size + 64
+
+
+def forge(image: bytes, offset: int) -> bytes:
+    """Return ``image`` with the byte at ``offset`` changed and a CRC that fits again."""
+    forged = bytearray(image)
+    forged[offset] ^= 1
+    forged[CRC : CRC + 4] = bytes(4)
+    # The kernel's crc32_le() leaves out the final complement.
+    crc = zlib.crc32(forged[BLOCKS:] + forged[HEADER.size : BLOCKS]) ^ 0xFFFFFFFF
+    forged[CRC : CRC + 4] = crc.to_bytes(4, "little")
+    return bytes(forged)
+
+
 def main() -> None:
     """Try every case on one pair of VFs."""
     with Device.open(os.environ["MLXLAB_VF0"]) as source:
@@ -99,6 +115,8 @@ def main() -> None:
         "repeated": [initial, one, one, two, three, final],
         "damaged": [initial, flip(one), two, three, final],
         "foreign": [initial, second[1], two, three, final],
+        "wrong base": [initial, forge(one, BASE_CRC), two, three, final],
+        "wrong state": [initial, one, two, three, forge(final, len(final) - 1)],
         "no base": [one, two, three, final],
         "other whole": second,
     }
