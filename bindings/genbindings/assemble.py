@@ -6,21 +6,25 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genbindings import constants, ioctls, preprocessed
+from genbindings.background import Background
 from genbindings.document import Annotator
 from genbindings.dwarf.types import read_types, with_alignments
 from genbindings.errors import Error
-from genbindings.model import Constant, Header, Location, Omitted
+from genbindings.model import Constant, Enum, Function, Header, Location, Omitted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from genbindings.compiler import Compiler
     from genbindings.constants import Evaluated, Value
+    from genbindings.functions import Functions
     from genbindings.preprocessed import Macro
 
 # Another name for a struct, a function or a member; constants are in capitals.
@@ -52,6 +56,8 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
             ``allow_missing`` it is listed in :attr:`Header.omitted` instead).
     """
     content = given.found.read_bytes()
+    # Loading the parser of C takes as long as the compiler's first runs: both at once.
+    loading = Background(partial(import_module, "genbindings.functions"))
     pre = preprocessed.preprocess(compiler, given.compiled, given.source)
     valued = [
         macro.name for macro in pre.macros.values() if macro.parameters is None and macro.body
@@ -72,20 +78,38 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
             header=given.found,
         )
         types = with_alignments(read_types(output, pre.files), values.alignments)
+    found_constants = _constants(expanded, pre.macros, values, constructed)
+    numbers = _numbers(found_constants, types.enums)
+    judged = Background(
+        lambda: loading.result().translated(
+            compiler, given.source, pre.macros, numbers, taken=types.structs.keys()
+        )
+    )
     originals = {path.name: given.found.parent / path.name for path in pre.files}
     notes = Annotator(pre.files, originals)
-    found_ioctls = ioctls.resolve(constructed, pre.macros, values, types.structs, notes.comments)
+    found_ioctls = ioctls.resolve(
+        constructed,
+        pre.macros,
+        values,
+        types.structs,
+        notes.comments,
+        partial(ioctls.disagreeing, compiler, given.source),
+    )
+    structs = {name: notes.struct(struct) for name, struct in types.structs.items()}
+    enums = tuple(notes.enum(enum) for enum in types.enums)
+    translated: Functions = judged.result()
     return Header(
         name=given.found.name,
         sha256=hashlib.sha256(content).hexdigest(),
         spdx=_licence(content.decode("utf-8", "replace")),
         target=compiler.target,
         dialect="bytes",
-        structs={name: notes.struct(struct) for name, struct in types.structs.items()},
-        enums=tuple(notes.enum(enum) for enum in types.enums),
-        constants=_constants(expanded, pre.macros, values, notes, constructed),
+        structs=structs,
+        enums=enums,
+        constants=_documented(found_constants, pre.macros, notes),
         ioctls={name: notes.ioctl(ioctl) for name, ioctl in found_ioctls.items()},
-        omitted=_omitted(pre.macros, values, notes, allow_missing=allow_missing),
+        functions=_functions(translated, pre.macros, notes),
+        omitted=_omitted(pre.macros, values, translated, notes, allow_missing=allow_missing),
         pointer_size=values.integers[_POINTER].value,
         doc=_summary(notes.comments[given.compiled.name].file()),
     )
@@ -127,7 +151,6 @@ def _constants(
     expanded: Mapping[str, str],
     macros: Mapping[str, Macro],
     values: Evaluated,
-    notes: Annotator,
     constructed: Mapping[str, ioctls.Constructed],
 ) -> dict[str, Constant]:
     found: dict[str, Constant] = {}
@@ -142,10 +165,21 @@ def _constants(
             value = _unsigned_shift(values.integers[name], macro.body, expanded[name])
         else:
             continue
-        place = notes.location(Location(macro.file.name, macro.line))
-        doc = notes.constant(macro.file.name, macro.line)
-        found[name] = Constant(name, value, macro.body, doc, place)
+        found[name] = Constant(name, value, macro.body)
     return found
+
+
+def _documented(
+    found: Mapping[str, Constant], macros: Mapping[str, Macro], notes: Annotator
+) -> dict[str, Constant]:
+    return {
+        name: replace(
+            constant,
+            doc=notes.constant(macros[name].file.name, macros[name].line),
+            location=notes.location(Location(macros[name].file.name, macros[name].line)),
+        )
+        for name, constant in found.items()
+    }
 
 
 def _unsigned_shift(value: Value, body: str, expanded: str) -> int:
@@ -155,8 +189,32 @@ def _unsigned_shift(value: Value, body: str, expanded: str) -> int:
     return value.value
 
 
+def _numbers(found: Mapping[str, Constant], enums: tuple[Enum, ...]) -> dict[str, int]:
+    """Return the value of everything that is an int in the bindings."""
+    numbers = {name: value for enum in enums for name, value in enum.values.items()}
+    numbers.update({n: c.value for n, c in found.items() if isinstance(c.value, int)})
+    return numbers
+
+
+def _functions(
+    translated: Functions, macros: Mapping[str, Macro], notes: Annotator
+) -> dict[str, Function]:
+    found: dict[str, Function] = {}
+    for function in translated.translated:
+        macro = macros[function.name]
+        place = Location(macro.file.name, macro.line)
+        doc = notes.constant(macro.file.name, macro.line)
+        found[function.name] = replace(function, doc=doc, location=notes.location(place))
+    return found
+
+
 def _omitted(
-    macros: Mapping[str, Macro], values: Evaluated, notes: Annotator, *, allow_missing: bool
+    macros: Mapping[str, Macro],
+    values: Evaluated,
+    translated: Functions,
+    notes: Annotator,
+    *,
+    allow_missing: bool,
 ) -> tuple[Omitted, ...]:
     """List the macros without a counterpart.
 
@@ -169,7 +227,9 @@ def _omitted(
         if place is None:
             continue
         if macro.parameters is not None:
-            found.append(Omitted(macro.name, "function-like macro", place))
+            if macro.name in translated.omitted:
+                reason = translated.omitted[macro.name]
+                found.append(Omitted(macro.name, f"function-like macro: {reason}", place))
         elif macro.name in values.refused:
             reason = values.refused[macro.name].message
             alias = _ALIAS.match(macro.body) is not None

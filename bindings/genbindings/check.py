@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genbindings.backends import FORMATS
+from genbindings.backends import formats
 from genbindings.errors import Error, UsageError
 from genbindings.generate import Options, text
 from genbindings.locate import kernel_tree
@@ -68,8 +68,8 @@ def _declared(table: dict[str, Any], project: Path) -> Declared:
         if key not in table:
             raise Error(f"{where}: no {key}")
     output_format = table.get("format", "ctypes")
-    if output_format not in FORMATS:
-        raise Error(f"{where}: unknown format {output_format!r}", f"one of {', '.join(FORMATS)}")
+    if output_format not in formats():
+        raise Error(f"{where}: unknown format {output_format!r}", f"one of {', '.join(formats())}")
     kernel = kernel_tree(table["kernel"], project.parent) if "kernel" in table else None
     options = Options(table["header"], kernel=kernel, select=table.get("select"))
     return Declared(options, project.parent / table["output"], output_format)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from genbindings import console
+from genbindings.backends import formats
 from genbindings.errors import UsageError
 
 if TYPE_CHECKING:
     from genbindings.model import Header
 
-_FORMATS = ("ctypes", "json", "pyi", "c-assert")
 _DIRECTORY = click.Path(path_type=Path)
 
 
@@ -36,7 +36,7 @@ _DIRECTORY = click.Path(path_type=Path)
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(_FORMATS),
+    type=click.Choice(formats()),
     default="ctypes",
     show_default=True,
     help="A Python module, the model as JSON, a stub, or static assertions in C.",
@@ -92,12 +92,15 @@ def command(
             "no header given", "gen-bindings --header vfio.h; --help lists the options"
         )
     # Imported late: --help and --version do not need them.
+    from genbindings import lint
     from genbindings.generate import Options, text
     from genbindings.writer import write
 
     options = Options(header, kernel, includes, defines, cc, select, allow_missing)
     rendered, found, located = text(options, output_format)
     print(f"gen-bindings: using {located.path}", file=sys.stderr)
+    for finding in lint.unresolved(found):
+        print(f"gen-bindings: warning: {finding}", file=sys.stderr)
     if allow_missing:
         for item in found.omitted:
             print(
@@ -164,17 +167,17 @@ def diff(old: Path, new: Path, header: str, cc: str) -> int:
     return 1 if any(change.abi for change in changes) else 0
 
 
-@command.command()
+@command.command("lint")
 @click.option("--header", required=True, metavar="HEADER", help="The header to look at.")
 @click.option("--kernel", type=_DIRECTORY, metavar="DIR", help="Take it from this kernel tree.")
 @click.option("--cc", default="cc", show_default=True, metavar="CC", help="The C compiler.")
-def lint(header: str, kernel: Path | None, cc: str) -> None:
+def lint_command(header: str, kernel: Path | None, cc: str) -> None:
     """Name what a header says that is not so: reserved_at_X elsewhere than at X, fields that
-    straddle a dword, comments that name structs which do not exist.
+    straddle a dword, comments that name structs which do not exist or numbers that are others.
     """
-    from genbindings import lint as linter
+    from genbindings import lint
 
-    for finding in linter.lint(_model(header, kernel, cc)):
+    for finding in lint.lint(_model(header, kernel, cc)):
         print(finding)
 
 

@@ -50,7 +50,7 @@ class Comment:
 
 @dataclass(frozen=True, slots=True)
 class IoctlDoc:
-    """What a header's comment says of an ioctl."""
+    """What a header's comment says of an ioctl; ``number`` is a C expression for it, size aside."""
 
     name: str
     direction: Direction
@@ -68,6 +68,10 @@ class Comments:
         self.all = tuple(_scan(text))
         self._by_last = {comment.last: comment for comment in self.all}
         self._by_first = {comment.first: comment for comment in self.all if comment.trailing}
+        # Nothing but comments stands above these: the last of them begins before the first code.
+        code = _TOKEN.sub(_blank, text)
+        first = len(code) - len(code.lstrip())
+        self._preamble = text.count("\n", 0, first) + 1 if code.strip() else len(self._lines) + 1
 
     @classmethod
     def of(cls, path: Path) -> Comments:
@@ -117,8 +121,7 @@ class Comments:
         return found
 
     def _opens_file(self, comment: Comment) -> bool:
-        before = "\n".join(self._lines[: comment.first - 1])
-        return not _TOKEN.sub("", before).strip()
+        return comment.first <= self._preamble
 
 
 def members(text: str) -> dict[str, str]:
@@ -136,6 +139,11 @@ def members(text: str) -> dict[str, str]:
 def direction_of(constructor: str) -> Direction:
     """Return the direction that ``_IO``, ``_IOR``, ``_IOW`` or ``_IOWR`` stands for."""
     return _DIRECTIONS[constructor.removesuffix("_BAD")]
+
+
+def _blank(token: re.Match[str]) -> str:
+    """Spaces for a comment, so that what is left keeps its place; other tokens as they are."""
+    return re.sub(r"\S", " ", token[0]) if token[0].startswith(("/*", "//")) else token[0]
 
 
 def _scan(text: str) -> list[Comment]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shlex
@@ -44,6 +45,15 @@ class Diagnostic:
 class CompileError(Error):
     """The compiler refused a source; ``diagnostics`` has every error, first one first."""
 
+    def by_line(self, file: str) -> dict[int, Diagnostic]:
+        """Return the first error of each line of ``file``, macros used there included."""
+        found: dict[int, Diagnostic] = {}
+        for diagnostic in self.diagnostics:
+            for name, line in ((diagnostic.file, diagnostic.line), *diagnostic.used_at):
+                if name == file:
+                    found.setdefault(line, diagnostic)
+        return found
+
     def __init__(self, diagnostics: Sequence[Diagnostic], fallback: str, hint: str = "") -> None:
         super().__init__(str(diagnostics[0]) if diagnostics else fallback, hint)
         self.diagnostics = tuple(diagnostics)
@@ -60,6 +70,12 @@ class Compiler:
         self.options = (*options, *(f"-I{path}" for path in includes))
         if not self.argv:
             raise Error("the compiler command is empty", "name a compiler, such as --cc gcc")
+
+    def including(self, folder: Path) -> Compiler:
+        """Return this compiler with one more directory to search, after the others."""
+        other = copy.copy(self)
+        other.options = (*self.options, f"-I{folder}")
+        return other
 
     @cached_property
     def target(self) -> str:
@@ -92,15 +108,16 @@ class Compiler:
         fixed = ["-w", "-std=gnu11", "-O0", "-c", "-x", "c", "-", "-o", str(output)]
         self._run([*self.options, *options, *fixed], source)
 
-    def check(self, source: str, *options: str) -> None:
+    def check(self, source: str, *, warnings: bool = False) -> None:
         """Have the compiler check ``source``, static assertions included.
+
+        With ``warnings``, those that the source itself declares to be errors count.
 
         Raises:
             CompileError: with the compiler's errors.
         """
-        self._run(
-            [*self.options, *options, "-w", "-std=gnu11", "-fsyntax-only", "-x", "c", "-"], source
-        )
+        quiet = [] if warnings else ["-w"]
+        self._run([*self.options, *quiet, "-std=gnu11", "-fsyntax-only", "-x", "c", "-"], source)
 
     def _run(self, arguments: Sequence[str], source: str = "", *, stderr: bool = False) -> str:
         try:

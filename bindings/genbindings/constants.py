@@ -88,27 +88,18 @@ def evaluate(
             compiler.compile(text, output, "-g", "-fno-eliminate-unused-debug-types")
             break
         except CompileError as error:
-            bad = _rows(error.diagnostics)
+            bad = error.by_line(_FILE)
             if not bad and error.diagnostics and error.diagnostics[0].file == "<stdin>":
                 # What the header left open ends in our text.
                 message = error.diagnostics[0].message
-                raise Error(f"{header}: unfinished at its end: {message}") from None
+                end = len(header.read_bytes().splitlines())
+                raise Error(f"{header}:{end}: unfinished at its end: {message}") from None
             if not bad:
                 raise
             for line, diagnostic in bad.items():
                 refused[rows[line - 1][1]] = diagnostic
             rows = [row for number, row in enumerate(rows, 1) if number not in bad]
     return _read(output, rows, refused)
-
-
-def _rows(diagnostics: Sequence[Diagnostic]) -> dict[int, Diagnostic]:
-    """Return the first error of each table row that has one."""
-    found: dict[int, Diagnostic] = {}
-    for diagnostic in diagnostics:
-        for file, line in ((diagnostic.file, diagnostic.line), *diagnostic.used_at):
-            if file == _FILE:
-                found.setdefault(line, diagnostic)
-    return found
 
 
 def _tables(source: str, rows: Sequence[tuple[str, str, str]]) -> str:

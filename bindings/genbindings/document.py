@@ -114,6 +114,10 @@ def _line_map(compiled: list[str], found: list[str]) -> list[int]:
     mapped = [0]
     at = 0
     for line in compiled:
+        if at < len(found) and found[at] == line:
+            at += 1
+            mapped.append(at)
+            continue
         key = _key(line)
         step = at
         while step < len(found) and _key(found[step]) != key:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from genbindings.model import Header, Location
 
 
+_WITHOUT = "left without a struct"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One finding: where it is, and what it is about."""
@@ -36,12 +39,26 @@ def lint(header: Header) -> list[Finding]:
     )
 
 
+def unresolved(header: Header) -> list[Finding]:
+    """Return what a header's comments say of its ioctls that could not be made sense of."""
+    return [
+        finding
+        for finding in _bytes(header)
+        if finding.rule == "stale-number" or finding.message.endswith(_WITHOUT)
+    ]
+
+
 def _bytes(header: Header) -> Iterator[Finding]:
     for ioctl in header.ioctls.values():
         if ioctl.stale:
-            meant = f"taken as struct {ioctl.struct}" if ioctl.struct else "left without a struct"
-            message = f"{ioctl.name}'s comment names {ioctl.stale}, which does not exist; {meant}"
+            meant = f"taken as struct {ioctl.struct}" if ioctl.struct else _WITHOUT
+            name = ioctl.stale.split()[-1]
+            why = "is not its argument" if name in header.structs else "does not exist"
+            message = f"{ioctl.name}'s comment names {ioctl.stale}, which {why}; {meant}"
             yield Finding(ioctl.location, "stale-struct", message)
+        if ioctl.misnumbered:
+            message = f"{ioctl.name} is not the {ioctl.misnumbered} of its comment"
+            yield Finding(ioctl.location, "stale-number", message)
 
 
 def _bits(header: Header) -> Iterator[Finding]:

@@ -9,7 +9,6 @@ sources in the cache. The caller says which file it was.
 from __future__ import annotations
 
 import os
-import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +117,7 @@ def _places(
         return
     for folder in compiler.include_path:
         yield folder, None
-    modules = Path("/lib/modules") / platform.release()
+    modules = Path("/lib/modules") / os.uname().release
     for tree in (modules / "source", modules / "build", *_installed_headers(), *_cached_sources()):
         if (tree / "include").is_dir():
             yield from _tree(tree)

@@ -128,7 +128,8 @@ class Ioctl:
     """An ioctl: its number for the compiler's target, and what the header says of its argument.
 
     ``struct`` is a key of :attr:`Header.structs` or None; ``argument`` is the C type as written;
-    ``stale`` is the name in the header's comment where no such struct exists.
+    ``stale`` is the struct in the header's comment where none has that name or the macro names
+    another, ``misnumbered`` the number in the comment where it is not the macro's.
     """
 
     name: str
@@ -138,6 +139,25 @@ class Ioctl:
     direction: Direction
     doc: str = ""
     stale: str = ""
+    misnumbered: str = ""
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function-like macro over numbers that means the same in Python.
+
+    ``parameters`` are pairs of the C name and the one in ``expression``, which is Python's notation
+    for the value, over C names; ``source`` is the macro's text in the header, ``uses`` the
+    constants, enumerators and other macros in it.
+    """
+
+    name: str
+    parameters: tuple[tuple[str, str], ...]
+    expression: str
+    source: str
+    uses: tuple[str, ...] = ()
+    doc: str = ""
     location: Location | None = None
 
 
@@ -164,6 +184,7 @@ class Header:
     constants: Mapping[str, Constant]
     ioctls: Mapping[str, Ioctl]
     omitted: tuple[Omitted, ...]
+    functions: Mapping[str, Function] = field(default_factory=dict)
     doc: str = ""
     pointer_size: int = 0
 

@@ -8,11 +8,13 @@ this package, with an underscore in front: ``_templates``, ``_lab``.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import jinja2
 
 from genbindings.errors import Error
+from genbindings.locate import cache
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -46,4 +48,15 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        bytecode_cache=_compiled(),
     )
+
+
+def _compiled() -> jinja2.BytecodeCache | None:
+    """Return where compiled templates are kept from run to run, None where nothing can be."""
+    folder = cache() / "templates"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return jinja2.FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None

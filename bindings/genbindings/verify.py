@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genbindings.backends.c_assert import c_assert
+from genbindings.assertions import assertions
 from genbindings.compiler import CompileError, Compiler
 from genbindings.errors import Error
 
@@ -24,9 +24,8 @@ def verify(header: Header, given: Input, compiler: Compiler) -> None:
     Raises:
         Error: it disagrees; nothing generated from this model can be trusted.
     """
-    body = c_assert(header).partition("\n#include ")[2].partition("\n")[2]
     try:
-        compiler.check(given.source + body)
+        compiler.check(given.source + "\n".join(assertions(header)) + "\n")
     except CompileError as error:
         raise Error(
             f"{header.name}: the compiler disagrees with the model: {error}",

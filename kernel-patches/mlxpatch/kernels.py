@@ -29,12 +29,15 @@ _SOURCE_PARTS = (
     "drivers/vfio",
     "include",
     "arch/x86/include",
+    # A cross compiler needs its target's part of the uapi headers.
+    "arch/*/include/uapi",
     "samples/vfio-mdev",
     "scripts",
     "Makefile",
     "Kbuild",
     "COPYING",
 )
+_PARTS = " ".join(_SOURCE_PARTS)
 _INFO = "mlxtrace.json"
 
 
@@ -92,7 +95,8 @@ def cached_source(series: str) -> Source | None:
     """Return the sources of ``series`` if they are in the cache."""
     path = cache.root() / "sources" / f"linux-source-{series}"
     info = _info(path)
-    return Source(series, info["version"], path) if info else None
+    # A cache of an earlier version of this program may hold fewer parts.
+    return Source(series, info["version"], path) if info.get("parts") == _PARTS else None
 
 
 def ensure(series: str, progress: Progress) -> tuple[Kernel, Source]:
@@ -183,7 +187,10 @@ def _ensure_source(series: str, package: debian.Package, progress: Progress) -> 
     with cache.publish(target) as partial:
         with progress.stage(f"unpacking the drivers from {package.name}"):
             _extract(next(archive.glob("*.deb")), series, partial)
-        _write_json(partial / _INFO, {"series": series, "version": package.version})
+        _write_json(
+            partial / _INFO,
+            {"series": series, "version": package.version, "parts": _PARTS},
+        )
     for old in archive.parent.glob(f"{package.name}_*"):
         if old != archive:
             shutil.rmtree(old, ignore_errors=True)
@@ -203,7 +210,7 @@ def _extract(deb: Path, series: str, target: Path) -> None:
             stderr=subprocess.DEVNULL,
         ) as tarball,
         subprocess.Popen(
-            ["tar", "-xJ", "--strip-components=1", "-C", target, *members],
+            ["tar", "-xJ", "--wildcards", "--strip-components=1", "-C", target, *members],
             stdin=tarball.stdout,
             stderr=subprocess.PIPE,
             text=True,

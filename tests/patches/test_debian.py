@@ -71,7 +71,10 @@ def refuse(apt: Path, said: str) -> None:
 def put_in_the_cache(release: str, version: str, series: str = "6.12") -> None:
     for place, info in (
         (f"kernels/{release}", {"series": series, "release": release, "version": version}),
-        (f"sources/linux-source-{series}", {"series": series, "version": version}),
+        (
+            f"sources/linux-source-{series}",
+            {"series": series, "version": version, "parts": kernels._PARTS},
+        ),
     ):
         folder = cache.root() / place
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,32 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The c-assert backend: static assertions that a C compiler checks beside the header."""
+"""A model restated as static assertions, for the C compiler to check beside the header."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from genbindings import __version__, resources
-
 if TYPE_CHECKING:
     from genbindings.model import Field, Header, Struct
 
 
-def c_assert(header: Header) -> str:
-    """Return C text that compiles only beside a header with these layouts and numbers."""
-    return (
-        resources.environment()
-        .get_template("c_assert.c.j2")
-        .render(
-            spdx=header.spdx,
-            version=__version__,
-            header=header,
-            include=header.name,
-            assertions=_assertions(header),
-        )
-    )
-
-
-def _assertions(header: Header) -> list[str]:
+def assertions(header: Header) -> list[str]:
+    """Return the assertions alone, a line each; they belong behind the header."""
     lines: list[str] = []
     for struct in header.structs.values():
         if struct.spelling:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from genbindings.model import Field, Header, Location, Struct
 
 
-def json_model(header: Header) -> str:
+def render(header: Header) -> str:
     """Return the model as JSON."""
     structs = {struct.name: _struct(struct, header) for struct in header.own_structs()}
     constants = {name: constant.value for name, constant in header.constants.items()}
@@ -33,6 +33,11 @@ def json_model(header: Header) -> str:
     omitted = [
         {"name": item.name, "reason": item.reason, "location": str(item.location)}
         for item in header.omitted
+    ]
+    # JSON has no place for what a macro computes.
+    omitted += [
+        {"name": f.name, "reason": "function-like macro", "location": str(f.location)}
+        for f in header.functions.values()
     ]
     return (
         resources.environment()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genbindings import resources
-from genbindings.backends.ifc_module import class_name, field_enums
+from genbindings.backends.ctypes_bits import class_name, field_enums
+from genbindings.backends.python_functions import function_text
 from genbindings.backends.python_text import WIDTH, docstring, identifier, module_doc
 from genbindings.ifc import is_reserved
 from genbindings.ifc_enums import EnumClass, enum_classes
@@ -25,8 +26,8 @@ class StubClass:
     lines: tuple[str, ...]
 
 
-def ifc_stub(header: Header) -> str:
-    """Return the stub for :func:`genbindings.backends.ifc_module.ifc_module`'s module."""
+def render(header: Header) -> str:
+    """Return the stub for :func:`genbindings.backends.ctypes_bits.render`'s module."""
     enums = enum_classes(header)
     kinds = field_enums(enums)
     structs = list(header.own_structs())
@@ -38,6 +39,9 @@ def ifc_stub(header: Header) -> str:
         .render(
             spdx=header.spdx,
             docstring=docstring(module_doc(header), 0),
+            functions=[
+                f"{function_text(function).signature} ..." for function in header.functions.values()
+            ],
             constants=[
                 f"{identifier(constant.name)}: {type(constant.value).__name__}"
                 for constant in header.constants.values()

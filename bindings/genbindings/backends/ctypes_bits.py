@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genbindings import resources
+from genbindings.backends.python_functions import function_text
 from genbindings.backends.python_text import call, docstring, identifier, module_doc, string
 from genbindings.backends.python_values import constant_text, enum_text
 from genbindings.ifc import is_reserved, short_name
@@ -41,7 +42,7 @@ class EnumTable:
     members: tuple[str, ...]
 
 
-def ifc_module(header: Header) -> str:
+def render(header: Header) -> str:
     """Return the Python module for a header of the bit dialect."""
     enums = enum_classes(header)
     kinds = field_enums(enums)
@@ -53,6 +54,7 @@ def ifc_module(header: Header) -> str:
             docstring=docstring(module_doc(header), 0),
             constants=[constant_text(constant) for constant in header.constants.values()],
             enums=[enum_text(enum) for enum in header.enums],
+            functions=[function_text(function) for function in header.functions.values()],
             enum_classes=[EnumTable(string(enum.name), tuple(enum.values)) for enum in enums],
             tables=[_table(struct, header, kinds) for struct in header.own_structs()],
             commands=[_command(command) for command in commands(header).table],

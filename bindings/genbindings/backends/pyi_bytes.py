@@ -6,15 +6,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from genbindings import resources
-from genbindings.backends.ctypes_module import ModuleText
+from genbindings.backends.ctypes_bytes import ModuleText
+from genbindings.backends.python_functions import function_text
 from genbindings.backends.python_text import docstring, identifier, import_from, module_doc
 
 if TYPE_CHECKING:
     from genbindings.model import Header
 
 
-def ctypes_stub(header: Header) -> str:
-    """Return the stub for :func:`genbindings.backends.ctypes_module.ctypes_module`'s module."""
+def render(header: Header) -> str:
+    """Return the stub for :func:`genbindings.backends.ctypes_bytes.render`'s module."""
     text = ModuleText(header)
     numbers = [
         f"{identifier(name)}: {type(constant.value).__name__}"
@@ -27,6 +28,9 @@ def ctypes_stub(header: Header) -> str:
         .render(
             spdx=header.spdx,
             docstring=docstring(module_doc(header), 0),
+            functions=[
+                f"{function_text(function).signature} ..." for function in header.functions.values()
+            ],
             imports=[
                 import_from("ctypes", text.annotation_names()),
                 import_from("mlxuapi.runtime", text.base_names()),

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from genbindings import resources
+from genbindings.backends.python_functions import function_text
 from genbindings.backends.python_text import (
     docstring,
     identifier,
@@ -49,7 +50,7 @@ class IoctlText:
     doc: str
 
 
-def ctypes_module(header: Header) -> str:
+def render(header: Header) -> str:
     """Return the Python module for ``header``."""
     text = ModuleText(header)
     return (
@@ -64,6 +65,7 @@ def ctypes_module(header: Header) -> str:
             ],
             constants=[constant_text(constant) for constant in header.constants.values()],
             enums=[enum_text(enum) for enum in header.enums],
+            functions=[function_text(function) for function in header.functions.values()],
             classes=text.classes,
             ioctls=[_ioctl(ioctl) for ioctl in header.ioctls.values()],
             ioctl_names=[identifier(name) for name in header.ioctls],
