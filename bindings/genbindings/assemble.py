@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genbindings import constants, ioctls, preprocessed
+from genbindings import constants, ioctls, needs, preprocessed
 from genbindings.background import Background
 from genbindings.document import Annotator
 from genbindings.dwarf.types import read_types, with_alignments
@@ -20,10 +20,11 @@ from genbindings.errors import Error
 from genbindings.model import Constant, Enum, Function, Header, Location, Omitted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from genbindings.compiler import Compiler
     from genbindings.constants import Evaluated, Value
+    from genbindings.dwarf.types import Types
     from genbindings.functions import Functions
     from genbindings.preprocessed import Macro
 
@@ -35,25 +36,32 @@ _SPDX = re.compile(r"SPDX-License-Identifier:\s*(.+?)\s*(?:\*/)?\s*$", re.MULTIL
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What to compile: the header as found, the file to include, and text to put before it."""
+    """What to compile: the header as found, the file to include, and text to put before it.
+
+    ``includes`` are headers in angle brackets that the header needs and does not include.
+    """
 
     found: Path
     compiled: Path
     prelude: str = ""
+    includes: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
         """A C text that includes the header and nothing else."""
         # Many uapi headers use size_t and leave it to others to define it.
-        return f'{self.prelude}#include <stddef.h>\n#include "{self.compiled}"\n'
+        needed = "".join(f"#include <{name}>\n" for name in ("stddef.h", *self.includes))
+        return f'{self.prelude}{needed}#include "{self.compiled}"\n'
 
 
 def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -> Header:
     """Return the model of a header.
 
     Raises:
-        Error: the header does not compile, or a macro needs a name that nothing declares (with
-            ``allow_missing`` it is listed in :attr:`Header.omitted` instead).
+        CompileError: the header does not compile.
+        MissingNameError: a macro needs a name whose home is known and not included.
+        Error: a macro needs a name that nothing declares (with ``allow_missing`` it is listed in
+            :attr:`Header.omitted` instead).
     """
     content = given.found.read_bytes()
     # Loading the parser of C takes as long as the compiler's first runs: both at once.
@@ -77,7 +85,10 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
             types=pre.tags,
             header=given.found,
         )
-        types = with_alignments(read_types(output, pre.files), values.alignments)
+        _ask_for_homes(values, pre.macros, given.includes)
+        types = read_types(output, pre.files)
+        alignments = _alignments(compiler, given, types, values.alignments, output)
+        types = with_alignments(types, alignments)
     found_constants = _constants(expanded, pre.macros, values, constructed)
     numbers = _numbers(found_constants, types.enums)
     judged = Background(
@@ -109,10 +120,48 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
         constants=_documented(found_constants, pre.macros, notes),
         ioctls={name: notes.ioctl(ioctl) for name, ioctl in found_ioctls.items()},
         functions=_functions(translated, pre.macros, notes),
-        omitted=_omitted(pre.macros, values, translated, notes, allow_missing=allow_missing),
+        needed=given.includes,
+        omitted=(
+            *_omitted(pre.macros, values, translated, notes, allow_missing=allow_missing),
+            *_hidden(enums, found_constants),
+        ),
         pointer_size=values.integers[_POINTER].value,
         doc=_summary(notes.comments[given.compiled.name].file()),
     )
+
+
+def _ask_for_homes(
+    values: Evaluated, macros: Mapping[str, Macro], included: tuple[str, ...]
+) -> None:
+    for name, diagnostic in values.refused.items():
+        missing = needs.undeclared(diagnostic)
+        home = needs.home(missing, included) if missing and name in macros else None
+        if missing and home:
+            macro = macros[name]
+            raise needs.MissingNameError(missing, home, f"{macro.file.name}:{macro.line}")
+
+
+def _alignments(
+    compiler: Compiler, given: Input, types: Types, known: dict[str, int], output: Path
+) -> dict[str, int]:
+    """Return the alignment of every type that C can name.
+
+    How to name one without a tag is known only from the debugging information, so such types take
+    another run of the compiler.
+    """
+    spellings = [s.spelling for s in types.structs.values() if s.spelling not in {"", *known}]
+    if not spellings:
+        return known
+    more = constants.evaluate(
+        compiler,
+        given.source,
+        output,
+        integers={},
+        strings={},
+        types=spellings,
+        header=given.found,
+    )
+    return known | more.alignments
 
 
 def _licence(text: str) -> str:
@@ -143,7 +192,9 @@ def _expressions(
         if body.lstrip("( ").startswith('"'):
             strings[name] = body.strip("() ")
         elif body:
-            integers[name] = name if name in constructed else body
+            # A macro that names itself, as one over an enumerator may, must not expand twice.
+            whole = name in constructed or re.search(rf"\b{name}\b", body)
+            integers[name] = name if whole else body
     return integers, strings
 
 
@@ -196,6 +247,15 @@ def _numbers(found: Mapping[str, Constant], enums: tuple[Enum, ...]) -> dict[str
     return numbers
 
 
+def _hidden(enums: tuple[Enum, ...], found: Mapping[str, Constant]) -> Iterator[Omitted]:
+    """Yield the enumerators that C cannot reach, since a macro of the same name says otherwise."""
+    for enum in enums:
+        for name, value in enum.values.items():
+            if name in found and found[name].value != value:
+                place = enum.location or Location("", 0)
+                yield Omitted(name, f"the macro hides the enumerator, which is {value}", place)
+
+
 def _functions(
     translated: Functions, macros: Mapping[str, Macro], notes: Annotator
 ) -> dict[str, Function]:
@@ -231,12 +291,15 @@ def _omitted(
                 reason = translated.omitted[macro.name]
                 found.append(Omitted(macro.name, f"function-like macro: {reason}", place))
         elif macro.name in values.refused:
-            reason = values.refused[macro.name].message
+            refused = values.refused[macro.name]
+            reason = refused.message
             alias = _ALIAS.match(macro.body) is not None
-            if constants.is_undeclared(reason) and not alias and not allow_missing:
+            missing = needs.undeclared(refused)
+            if missing and not alias and not allow_missing:
                 raise Error(
                     f"{place}: {macro.name}: {reason}",
-                    "--include the header that declares it, or --allow-missing to leave it out",
+                    f"--define {missing}=…, or give a header that includes this one and before it"
+                    " what declares the name, or --allow-missing",
                 )
             found.append(Omitted(macro.name, f"not a constant: {reason}", place))
     return tuple(found)

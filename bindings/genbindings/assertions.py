@@ -16,14 +16,15 @@ def assertions(header: Header) -> list[str]:
         if struct.spelling:
             lines += _struct(struct, header)
     for enum in header.enums:
-        lines += [_equal(name, _number(value)) for name, value in enum.values.items()]
+        reachable = header.reachable(enum)
+        lines += [_equal(name, _number(value)) for name, value in reachable.items()]
     for constant in header.constants.values():
         if isinstance(constant.value, int):
             cast = "(unsigned int)" if constant.value >> 31 == 1 else ""
             lines.append(_equal(f"{cast}({constant.name})", _number(constant.value)))
         else:
             # Static assertions cannot compare text; its size at least is a number.
-            lines.append(_equal(f"sizeof({constant.name})", str(len(constant.value.encode()) + 1)))
+            lines.append(_equal(f"sizeof({constant.name})", str(_c_size(constant.value))))
     for ioctl in header.ioctls.values():
         lines.append(_equal(f"(unsigned int){ioctl.name}", f"0x{ioctl.number:X}U"))
     return lines
@@ -45,6 +46,10 @@ def _size(spelling: str, field: Field) -> list[str]:
     if field.flexible and field.count[0] is None:
         return []
     return [_equal(f"sizeof((({spelling} *)0)->{field.name})", str(field.size))]
+
+
+def _c_size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape")) + 1
 
 
 def _number(value: int) -> str:

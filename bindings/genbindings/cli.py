@@ -98,7 +98,8 @@ def command(
 
     options = Options(header, kernel, includes, defines, cc, select, allow_missing)
     rendered, found, located = text(options, output_format)
-    print(f"gen-bindings: using {located.path}", file=sys.stderr)
+    behind = "".join(f", behind <{name}>" for name in found.needed)
+    print(f"gen-bindings: using {located.path}{behind}", file=sys.stderr)
     for finding in lint.unresolved(found):
         print(f"gen-bindings: warning: {finding}", file=sys.stderr)
     if allow_missing:

@@ -54,8 +54,8 @@ class CompileError(Error):
                     found.setdefault(line, diagnostic)
         return found
 
-    def __init__(self, diagnostics: Sequence[Diagnostic], fallback: str, hint: str = "") -> None:
-        super().__init__(str(diagnostics[0]) if diagnostics else fallback, hint)
+    def __init__(self, diagnostics: Sequence[Diagnostic], fallback: str = "") -> None:
+        super().__init__(str(diagnostics[0]) if diagnostics else fallback)
         self.diagnostics = tuple(diagnostics)
 
 

@@ -7,7 +7,6 @@ that an element the compiler refuses is known by number and dropped with the com
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -170,14 +169,7 @@ def _strings(data: bytes, rows: Sequence[tuple[str, str, str]]) -> list[tuple[st
     found: list[tuple[str, str]] = []
     for _, name, _ in _of_kind(rows, "string"):
         end = data.index(0)
-        found.append((name, data[:end].decode("utf-8", "replace")))
+        found.append((name, data[:end].decode("utf-8", "surrogateescape")))
         # Each array is aligned to 8 bytes.
         data = data[(end + 8) & ~7 :]
     return found
-
-
-def is_undeclared(reason: str) -> bool:
-    """Whether the compiler's ``reason`` is a name that nothing declares."""
-    return bool(
-        re.search(r"undeclared|unknown type name|implicit declaration|has no member", reason)
-    )

@@ -98,6 +98,12 @@ class Annotator:
         return _one_line(comments.beside(line) or comments.above(line))
 
 
+def original_line(compiled: Path, found: Path, line: int) -> int:
+    """Return the line that ``line`` of an installed header has in the file as found."""
+    lines = _line_map(_lines(compiled), _lines(found))
+    return lines[line] if line < len(lines) else line
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 

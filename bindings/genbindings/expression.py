@@ -55,7 +55,7 @@ def parameter_names(parameters: Sequence[str], used: Collection[str]) -> dict[st
     for name in parameters:
         taken = keyword.iskeyword(name) or hasattr(builtins, name) or name in ("l", "O", "I")
         plain = f"{name}_" if taken else name
-        names[name] = plain if name in used else f"_{plain.lstrip('_')}"
+        names[name] = plain if name in used else f"_{name.lstrip('_')}"
     return names
 
 
@@ -102,6 +102,9 @@ class _Writer:
         if isinstance(node, c_ast.BinaryOp) and node.op in _MIRRORED:
             return f"int({self._comparison(node)})"
         if isinstance(node, c_ast.UnaryOp) and node.op == "!":
+            twice = _twice(node)
+            if twice is not None:
+                return f"int(bool({self.truth(twice, _CONDITION)}))"
             return f"int({self.truth(node, _CONDITION)})"
         if isinstance(node, c_ast.BinaryOp):
             level = _BINARY[node.op]
@@ -124,6 +127,8 @@ class _Writer:
             return _closed(self._junction(node), _AND if node.op == "&&" else _OR, around)
         if isinstance(node, c_ast.BinaryOp) and node.op in _MIRRORED:
             return _closed(self._comparison(node), _COMPARE, around)
+        if _twice(node) is not None:
+            return self.truth(_twice(node), around)
         if isinstance(node, c_ast.UnaryOp) and node.op == "!":
             return _closed(f"not {self.truth(node.expr, _NOT)}", _NOT, around)
         return self.number(node, around)
@@ -192,6 +197,12 @@ class _Writer:
             raise Untranslatable(f"it uses {name}, which has no counterpart here")
         self.used.append(name)
         return spelled
+
+
+def _twice(node: Any) -> Any:
+    """Return what ``!!`` is applied to, or None."""
+    inner = node.expr if isinstance(node, c_ast.UnaryOp) and node.op == "!" else None
+    return inner.expr if isinstance(inner, c_ast.UnaryOp) and inner.op == "!" else None
 
 
 def _membership(left: str, values: list[str]) -> str:

@@ -223,6 +223,10 @@ class _Row:
 
 
 def _samples(name: str, arity: int, call: Any) -> list[_Row]:
+    """Return assertions that hold if ``call`` computes what the macro does.
+
+    None for a call that fails in Python: a division by zero, a macro that is not a number.
+    """
     rows: list[_Row] = []
     choices = [(value, suffix) for suffix in _SUFFIXES for value in _SMALL]
     choices += [(value, "ULL") for value in _LARGE]
@@ -232,7 +236,7 @@ def _samples(name: str, arity: int, call: Any) -> list[_Row]:
         values = [same[(at + 5 * place) % len(same)] for place in range(arity)]
         try:
             value = call(*values)
-        except (ArithmeticError, ValueError):
+        except (ArithmeticError, ValueError, TypeError):
             continue
         if not -(1 << 63) <= value < 1 << 64:
             continue

@@ -3,24 +3,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genbindings import ifc, uapi
 from genbindings.assemble import Input, assemble
 from genbindings.backends import load, render
 from genbindings.background import Background
-from genbindings.compiler import Compiler
+from genbindings.compiler import CompileError, Compiler
+from genbindings.document import original_line
 from genbindings.errors import Error
 from genbindings.locate import Located, locate
+from genbindings.needs import MissingNameError, home, undeclared
 from genbindings.select import select
 from genbindings.verify import verify
 from genbindings.verify_module import verify_module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from genbindings.model import Header
 
@@ -71,16 +73,11 @@ def _unverified(
     defines = [f"-D{define}" for define in options.defines]
     compiler = Compiler(options.cc, options.includes, defines)
     located = locate(options.header, compiler, includes=options.includes, kernel=options.kernel)
-    compiled = located.path
-    if located.tree is not None and uapi.is_uapi(located.path, located.tree):
-        compiled, folder = uapi.install(located.path, located.tree, compiler.target)
-        compiler = compiler.including(folder)
     bits = ifc.is_ifc(located.path.read_text(encoding="utf-8", errors="replace"))
     if output_format:
         # Loading the backend takes as long as the compiler's first runs: both at once.
         Background(partial(load, output_format, "bits" if bits else "bytes"))
-    given = Input(located.path, compiled, ifc.prelude() if bits else "")
-    header = assemble(given, compiler, allow_missing=options.allow_missing)
+    header, given, compiler = _assembled(options, located, compiler, ifc.prelude() if bits else "")
     verified = Background(partial(verify, header, given, compiler))
     try:
         header = ifc.in_bits(header) if bits else header
@@ -89,3 +86,52 @@ def _unverified(
         verified.result()
         raise
     return header, located, verified
+
+
+def _assembled(
+    options: Options, located: Located, compiler: Compiler, prelude: str
+) -> tuple[Header, Input, Compiler]:
+    """Return a model, after including what the header needs and does not include itself."""
+    includes: tuple[str, ...] = ()
+    first: Error | None = None
+    while True:
+        installed, compiled, folder = compiler, located.path, None
+        if located.tree is not None and uapi.is_uapi(located.path, located.tree):
+            compiled, folder = uapi.install(located.path, located.tree, compiler.target, includes)
+            installed = compiler.including(folder)
+        given = Input(located.path, compiled, prelude, includes)
+        try:
+            header = assemble(given, installed, allow_missing=options.allow_missing)
+        except (CompileError, MissingNameError) as error:
+            if includes and f"{includes[-1]}: No such file" in str(error) and first is not None:
+                raise first from None
+            first = first or error
+            needed = _home(error, includes)
+            if needed is None and isinstance(error, CompileError) and folder is not None:
+                raise _in_tree(error, folder, located) from None
+            if needed is None:
+                raise
+            includes = (*includes, needed)
+        else:
+            return header, given, installed
+
+
+def _in_tree(error: CompileError, folder: Path, located: Located) -> CompileError:
+    """Return ``error`` with the places of installed headers as they are in their tree."""
+    first, *others = error.diagnostics or (None,)
+    if first is None or located.tree is None:
+        return error
+    path = Path(first.file)
+    source = uapi.source(path, folder, located.tree)
+    if source is None:
+        return error
+    line = original_line(path, source, first.line)
+    return CompileError([replace(first, file=str(source), line=line), *others])
+
+
+def _home(error: CompileError | MissingNameError, included: tuple[str, ...]) -> str | None:
+    """Return a header that declares what ``error`` misses."""
+    if isinstance(error, MissingNameError):
+        return error.home
+    names = [undeclared(diagnostic) for diagnostic in error.diagnostics]
+    return next(filter(None, (home(name, included) for name in names if name)), None)

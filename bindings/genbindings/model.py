@@ -94,12 +94,6 @@ class Struct:
     location: Location | None = None
     own: bool = True
 
-    @property
-    def flexible(self) -> Field | None:
-        """The flexible array this struct ends with, or None."""
-        last = self.fields[-1] if self.fields else None
-        return last if last is not None and last.flexible and self.kind == "struct" else None
-
 
 @dataclass(frozen=True, slots=True)
 class Enum:
@@ -172,7 +166,11 @@ class Omitted:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Everything known about one header."""
+    """Everything known about one header.
+
+    ``needed`` are headers in angle brackets that were included before it, since it does not do so
+    itself.
+    """
 
     name: str
     sha256: str
@@ -185,6 +183,7 @@ class Header:
     ioctls: Mapping[str, Ioctl]
     omitted: tuple[Omitted, ...]
     functions: Mapping[str, Function] = field(default_factory=dict)
+    needed: tuple[str, ...] = ()
     doc: str = ""
     pointer_size: int = 0
 
@@ -193,6 +192,36 @@ class Header:
         for struct in self.structs.values():
             if struct.own and struct.spelling:
                 yield struct
+
+    def reachable(self, enum: Enum) -> dict[str, int]:
+        """Return the enumerators that no macro of the same name hides."""
+        constants = self.constants
+        return {
+            name: value
+            for name, value in enum.values.items()
+            if name not in constants or constants[name].value == value
+        }
+
+    def distinct_constants(self) -> Iterator[Constant]:
+        """Yield the constants but for those that say again what an enumerator of the name does."""
+        enumerators = {name: value for enum in self.enums for name, value in enum.values.items()}
+        for constant in self.constants.values():
+            if enumerators.get(constant.name) != constant.value:
+                yield constant
+
+    def flexible(self, struct: Struct) -> Field | None:
+        """Return the flexible array that ``struct`` ends with, or None.
+
+        It may be that of an anonymous member, which the offset then accounts for.
+        """
+        for member in struct.fields if struct.kind == "union" else struct.fields[-1:]:
+            if member.name and member.flexible:
+                return member
+            if not member.name and isinstance(member.type, RecordRef):
+                inner = self.flexible(self.structs[member.type.name])
+                if inner is not None:
+                    return replace(inner, offset=member.offset + inner.offset)
+        return None
 
     def flat_fields(self, struct: Struct, base: int = 0) -> Iterator[Field]:
         """Yield the members of ``struct``, those of anonymous members with their real offsets."""

@@ -14,9 +14,13 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
 from genbindings.locate import cache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', re.MULTILINE)
 _SCRIPT = Path("scripts/headers_install.sh")
@@ -48,8 +52,8 @@ def is_uapi(header: Path, tree: Path) -> bool:
     return header.is_relative_to(tree / "include/uapi")
 
 
-def install(header: Path, tree: Path, target: str) -> tuple[Path, Path]:
-    """Install ``header`` of ``tree`` and what it includes.
+def install(header: Path, tree: Path, target: str, others: Sequence[str] = ()) -> tuple[Path, Path]:
+    """Install ``header`` of ``tree``, ``others`` (such as ``linux/fs.h``), and what they include.
 
     Returns:
         The installed header, and the include directory it is in.
@@ -58,7 +62,7 @@ def install(header: Path, tree: Path, target: str) -> tuple[Path, Path]:
         Error: the tree's script fails, for instance on a header without a licence line.
     """
     root = tree / "include/uapi"
-    wanted = _closure(header.relative_to(root), tree, target)
+    wanted = _closure([str(header.relative_to(root)), *others], tree, target)
     digest = hashlib.sha256(f"{tree}\0{target}".encode())
     for name, source in sorted(wanted.items()):
         digest.update(f"\0{name}\0".encode())
@@ -70,14 +74,22 @@ def install(header: Path, tree: Path, target: str) -> tuple[Path, Path]:
     return folder / relative, folder
 
 
-def _closure(header: Path, tree: Path, target: str) -> dict[str, Path]:
-    """Return the files of ``tree`` that ``header`` needs, by the name they are included with."""
+def source(path: Path, folder: Path, tree: Path) -> Path | None:
+    """Return the file of ``tree`` that was installed as ``path`` in ``folder``, or None."""
+    if not path.is_relative_to(folder):
+        return None
+    found = tree / "include/uapi" / path.relative_to(folder)
+    return found if found.is_file() else None
+
+
+def _closure(headers: Sequence[str], tree: Path, target: str) -> dict[str, Path]:
+    """Return the files of ``tree`` that ``headers`` need, by the name they are included with."""
     machine = target.split("-", 1)[0]
     arch = re.sub(r"^arm.*", "arm", _ARCHITECTURES.get(machine, machine))
     arch_root = tree / "arch" / arch / "include/uapi"
     root = tree / "include/uapi"
     wanted: dict[str, Path] = {}
-    pending = [str(header)]
+    pending = list(headers)
     while pending:
         name = pending.pop()
         if name in wanted:

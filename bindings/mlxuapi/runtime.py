@@ -160,12 +160,22 @@ def flexible(name: str) -> Callable[[_Record], _Record]:
 
     def decorate(record: _Record) -> _Record:
         field = getattr(record, name)
-        kind = next(kind for label, kind, *_ in record._fields_ if label == name)
-        setattr(record, name, FlexibleArray(field.offset, cast("Any", kind)._type_))
+        setattr(record, name, FlexibleArray(field.offset, _kind(record, name)._type_))
         cast("Any", record)._flexible_ = name
         return record
 
     return decorate
+
+
+def _kind(record: Any, name: str) -> Any:
+    """Return the ctypes type of member ``name``, which may be that of an anonymous member."""
+    anonymous = getattr(record, "_anonymous_", ())
+    for label, kind, *_ in record._fields_:
+        if label == name:
+            return kind
+        if label in anonymous and hasattr(kind, name):
+            return _kind(kind, name)
+    raise AttributeError(f"{record.__name__} has no member {name}")
 
 
 class Ioctl(int):

@@ -21,6 +21,7 @@ def render(header: Header) -> str:
             spdx=header.spdx,
             version=__version__,
             header=header,
+            needed=header.needed,
             include=header.name,
             assertions=assertions(header),
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.backends.python_functions import function_text
-from genbindings.backends.python_text import call, docstring, identifier, module_doc, string
+from genbindings.backends.python_text import call, docstring, identifier, module_doc, string, tidy
 from genbindings.backends.python_values import constant_text, enum_text
 from genbindings.ifc import is_reserved, short_name
 from genbindings.ifc_commands import Command, commands
@@ -46,20 +46,21 @@ def render(header: Header) -> str:
     """Return the Python module for a header of the bit dialect."""
     enums = enum_classes(header)
     kinds = field_enums(enums)
-    return (
+    rendered = (
         resources.environment()
         .get_template("ifc_module.py.j2")
         .render(
             spdx=header.spdx,
             docstring=docstring(module_doc(header), 0),
-            constants=[constant_text(constant) for constant in header.constants.values()],
-            enums=[enum_text(enum) for enum in header.enums],
+            constants=[constant_text(constant) for constant in header.distinct_constants()],
+            enums=[enum_text(enum, header) for enum in header.enums],
             functions=[function_text(function) for function in header.functions.values()],
             enum_classes=[EnumTable(string(enum.name), tuple(enum.values)) for enum in enums],
             tables=[_table(struct, header, kinds) for struct in header.own_structs()],
             commands=[_command(command) for command in commands(header).table],
         )
     )
+    return tidy(rendered, 2)
 
 
 def field_enums(enums: list[EnumClass]) -> dict[tuple[str, str], str]:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from genbindings import resources
 from genbindings.backends.python_functions import function_text
 from genbindings.backends.python_text import (
+    WIDTH,
+    call,
     docstring,
     identifier,
     import_from,
     module_doc,
     string,
+    tidy,
 )
 from genbindings.backends.python_values import constant_text, enum_text
 from genbindings.ctypes_layout import Plan, plan
@@ -53,7 +56,7 @@ class IoctlText:
 def render(header: Header) -> str:
     """Return the Python module for ``header``."""
     text = ModuleText(header)
-    return (
+    rendered = (
         resources.environment()
         .get_template("ctypes_module.py.j2")
         .render(
@@ -63,14 +66,15 @@ def render(header: Header) -> str:
                 import_from("ctypes", sorted(text.ctypes_names, key=_natural)),
                 import_from("mlxuapi.runtime", sorted(text.runtime_names)),
             ],
-            constants=[constant_text(constant) for constant in header.constants.values()],
-            enums=[enum_text(enum) for enum in header.enums],
+            constants=[constant_text(constant) for constant in header.distinct_constants()],
+            enums=[enum_text(enum, header) for enum in header.enums],
             functions=[function_text(function) for function in header.functions.values()],
             classes=text.classes,
             ioctls=[_ioctl(ioctl) for ioctl in header.ioctls.values()],
-            ioctl_names=[identifier(name) for name in header.ioctls],
+            ioctl_table=_table([identifier(name) for name in header.ioctls]),
         )
     )
+    return tidy(rendered, 2)
 
 
 class ModuleText:
@@ -106,8 +110,10 @@ class ModuleText:
         base = "Union" if struct.kind == "union" else "Structure"
         layout = plan(struct, self._header)
         self.runtime_names.add(base)
-        flexible = struct.flexible
-        if flexible in layout.descriptors:
+        # ctypes lifts the fields of an anonymous member as they are: the array is its owner's.
+        owns = struct.spelling and struct.kind == "struct"
+        flexible = self._header.flexible(struct) if owns else None
+        if flexible is not None and flexible.name in {each.name for each in layout.descriptors}:
             flexible = None
         if flexible is not None:
             self.runtime_names.add("flexible")
@@ -126,8 +132,7 @@ class ModuleText:
                 for field in self._header.flat_fields(struct)
                 if field.name not in {each.name for each in layout.descriptors}
             ),
-            anonymous="".join(f"{string(name)}, " for name in anonymous).strip().rstrip(",")
-            + ("," if len(anonymous) == 1 else ""),
+            anonymous=_tuple("    _anonymous_ = ", anonymous).strip() if anonymous else "",
             slots=self._slots(struct, layout),
             alias=self._alias(identifier(struct.name)),
             descriptors=tuple(self._descriptor(field) for field in layout.descriptors),
@@ -172,7 +177,13 @@ class ModuleText:
             # Python would mangle such a name in a class body.
             return f"locals()[{string(field.name)}] = {text}"
         name = f"{identifier(field.name)}: {self._annotation(field)}"
-        return f"{name} = {text}  # type: ignore[assignment]"
+        ignored = "  # type: ignore[assignment]"
+        line = f"{name} = {text}{ignored}"
+        # A comment for a tool does not count.
+        if len(line) - len(ignored) + 4 <= WIDTH:
+            return line
+        kind, _, arguments = text.removesuffix(")").partition("(")
+        return f"{name} = {kind}(\n        {arguments}\n    ){ignored}"
 
     def _ctypes(self, name: str) -> str:
         self.ctypes_names.add(name)
@@ -225,6 +236,20 @@ class ModuleText:
         for _ in field.count:
             text = f"{self._ctypes('Array')}[{text}]"
         return text
+
+
+def _tuple(before: str, names: list[str]) -> str:
+    """Return a tuple of strings, one a line where a line is too long for all."""
+    if len(names) == 1:
+        return f"{before}({string(names[0])},)"
+    return call(before, [string(name) for name in names], "")
+
+
+def _table(names: list[str]) -> str:
+    """Return the tuple of all ioctls."""
+    if len(names) == 1:
+        return f"IOCTLS = ({names[0]},)"
+    return "IOCTLS = (\n" + "".join(f"    {name},\n" for name in names) + ")"
 
 
 def _natural(name: str) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from genbindings import resources
 from genbindings.backends.ctypes_bits import class_name, field_enums
 from genbindings.backends.python_functions import function_text
-from genbindings.backends.python_text import WIDTH, docstring, identifier, module_doc
+from genbindings.backends.python_text import WIDTH, docstring, identifier, module_doc, tidy
 from genbindings.ifc import is_reserved
 from genbindings.ifc_enums import EnumClass, enum_classes
 from genbindings.model import Field, Header, RecordRef, Struct
@@ -33,7 +33,7 @@ def render(header: Header) -> str:
     structs = list(header.own_structs())
     names = {class_name(struct.name) for struct in structs} | {enum.name for enum in enums}
     shadowed = _shadowed(header, names)
-    return (
+    rendered = (
         resources.environment()
         .get_template("ifc_stub.pyi.j2")
         .render(
@@ -44,16 +44,19 @@ def render(header: Header) -> str:
             ],
             constants=[
                 f"{identifier(constant.name)}: {type(constant.value).__name__}"
-                for constant in header.constants.values()
+                for constant in header.distinct_constants()
             ],
             enumerators=[
-                f"{identifier(name)}: int" for enum in header.enums for name in enum.values
+                f"{identifier(name)}: int"
+                for enum in header.enums
+                for name in header.reachable(enum)
             ],
             enums=[_enum(enum) for enum in enums],
             classes=[_class(struct, header, kinds, shadowed) for struct in structs],
             aliases=[f"_{name} = {name}" for name in sorted(shadowed)],
         )
     )
+    return tidy(rendered, 1)
 
 
 def _shadowed(header: Header, names: set[str]) -> set[str]:

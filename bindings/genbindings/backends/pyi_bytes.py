@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from genbindings import resources
 from genbindings.backends.ctypes_bytes import ModuleText
 from genbindings.backends.python_functions import function_text
-from genbindings.backends.python_text import docstring, identifier, import_from, module_doc
+from genbindings.backends.python_text import docstring, identifier, import_from, module_doc, tidy
 
 if TYPE_CHECKING:
     from genbindings.model import Header
@@ -18,11 +18,13 @@ def render(header: Header) -> str:
     """Return the stub for :func:`genbindings.backends.ctypes_bytes.render`'s module."""
     text = ModuleText(header)
     numbers = [
-        f"{identifier(name)}: {type(constant.value).__name__}"
-        for name, constant in header.constants.items()
+        f"{identifier(constant.name)}: {type(constant.value).__name__}"
+        for constant in header.distinct_constants()
     ]
-    numbers += [f"{identifier(name)}: int" for enum in header.enums for name in enum.values]
-    return (
+    numbers += [
+        f"{identifier(name)}: int" for enum in header.enums for name in header.reachable(enum)
+    ]
+    rendered = (
         resources.environment()
         .get_template("ctypes_stub.pyi.j2")
         .render(
@@ -40,3 +42,4 @@ def render(header: Header) -> str:
             ioctls=[f"{identifier(name)}: Ioctl" for name in header.ioctls],
         )
     )
+    return tidy(rendered, 1)

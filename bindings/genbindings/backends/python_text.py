@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,9 @@ def docstring(text: str, indent: int) -> str:
     pad = " " * indent
     if len(lines) == 1 and len(lines[0]) + indent + 6 <= WIDTH and not lines[0].endswith('"'):
         return f'{pad}"""{lines[0]}"""'
+    if len(lines) == 1:
+        # With the quotes it is too long: two lines rather than quotes on a line of their own.
+        lines = textwrap.wrap(lines[0], len(lines[0]) - 1, break_long_words=False)
     if len(lines[0]) + indent + 3 > WIDTH:
         lines = ["", *lines]
     joined = "\n".join(
@@ -74,6 +78,12 @@ def import_from(module: str, names: Sequence[str]) -> str:
     return f"from {module} import (\n{listed}\n)"
 
 
+def tidy(text: str, blank_lines: int) -> str:
+    """Return ``text`` with at most so many blank lines in a row, and none at its end."""
+    most = "\n" * (blank_lines + 1)
+    return re.sub(rf"{most}\n+", most, text).rstrip("\n") + "\n"
+
+
 def module_doc(header: Header) -> str:
     """Return the docstring of a generated module: what it is made from, and what it leaves out."""
     lines = [
@@ -83,6 +93,9 @@ def module_doc(header: Header) -> str:
         f"sha256 of the header: {header.sha256}",
         f"Layouts and numbers are those of {header.target}, as its C compiler reported them.",
     ]
+    if header.needed:
+        needed = ", ".join(f"<{name}>" for name in header.needed)
+        lines.append(f"Compiled behind {needed}, which it needs and does not include.")
     if header.omitted:
         lines += ["", "Not in this module:"]
         lines += [f"  {item.name} ({item.location}): {item.reason}" for item in header.omitted]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from genbindings.backends.python_text import WIDTH, comment, identifier, integer, string
 
 if TYPE_CHECKING:
-    from genbindings.model import Constant, Enum
+    from genbindings.model import Constant, Enum, Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,14 @@ def constant_text(constant: Constant) -> Number:
     return _number(constant.name, constant.value, constant.source, constant.doc)
 
 
-def enum_text(enum: Enum) -> NumberGroup:
-    """Return ``enum`` as a group of assignments."""
+def enum_text(enum: Enum, header: Header) -> NumberGroup:
+    """Return ``enum`` as a group of assignments, without what a macro hides."""
     title = f"enum {enum.name}" if enum.name else "enum (anonymous)"
     return NumberGroup(
         (f"# {title}", *comment(" ".join(enum.doc.split()), 0)),
         tuple(
-            _number(name, value, "", enum.docs.get(name, "")) for name, value in enum.values.items()
+            _number(name, value, "", enum.docs.get(name, ""))
+            for name, value in header.reachable(enum).items()
         ),
     )
 
@@ -49,7 +50,7 @@ def _number(name: str, value: int | str, source: str, doc: str) -> Number:
     line = f"{identifier(name)} = {text}"
     plain = source.strip()
     if plain.startswith("(") and plain.endswith(")") and plain.count("(") == 1:
-        plain = plain[1:-1]
+        plain = plain[1:-1].strip()
     if isinstance(value, int) and plain and not plain.isalnum() and plain != str(value):
         full = f"{line}  # {plain}"
         line = full if len(full) <= WIDTH else line
