@@ -104,8 +104,9 @@ class Compiler:
         Raises:
             CompileError: with the compiler's errors.
         """
-        # Every error is wanted, and a macro's errors at the place of its use.
-        fixed = ["-w", "-std=gnu11", "-O0", "-c", "-x", "c", "-", "-o", str(output)]
+        # An undefined macro with arguments would pass for a function, and not be named.
+        fixed = ["-Werror=implicit-function-declaration", "-std=gnu11", "-O0", "-c", "-x", "c"]
+        fixed += ["-", "-o", str(output)]
         self._run([*self.options, *options, *fixed], source)
 
     def check(self, source: str, *, warnings: bool = False) -> None:
@@ -138,14 +139,15 @@ class Compiler:
         except OSError as error:
             raise Error(f"cannot run {self.argv[0]}: {error.strerror}") from None
         if done.returncode:
-            found = _diagnostics(done.stderr)
+            found = errors(done.stderr)
             lines = done.stderr.strip().splitlines()
             text = lines[-1] if lines else f"exit status {done.returncode}"
             raise CompileError(found, f"{self.argv[0]} failed: {text}")
         return done.stderr if stderr else done.stdout
 
 
-def _diagnostics(stderr: str) -> list[Diagnostic]:
+def errors(stderr: str) -> list[Diagnostic]:
+    """Return the errors in what a compiler wrote to standard error."""
     found: list[Diagnostic] = []
     for file, line, kind, message in _DIAGNOSTIC.findall(stderr):
         if kind == "error":

@@ -141,24 +141,23 @@ def _judge(
 
     Where the plain translation is wrong, what 32 and 64 bits keep of it is tried.
     """
-    masks = ("", " & 0xFFFFFFFF", " & 0xFFFFFFFFFFFFFFFF")
     plain = {name: candidate.expression for name, candidate in candidates.items()}
-    undecided = dict(candidates)
     reasons: dict[str, str] = {}
-    for mask in masks:
-        for name, candidate in undecided.items():
-            candidate.expression = f"({plain[name]}){mask}" if mask else plain[name]
-        _define(candidates, namespace)
-        wrong = _disagreements(compiler, source, undecided, namespace)
+    undecided = set(candidates)
+    for mask in ("", " & 0xFFFFFFFF", " & 0xFFFFFFFFFFFFFFFF"):
+        for name in undecided:
+            candidates[name].expression = f"({plain[name]}){mask}" if mask else plain[name]
+        # All of them: one that is settled may use one that has just changed.
+        wrong = _disagreements(compiler, source, candidates, namespace)
         for name, reason in wrong.items():
             reasons.setdefault(name, reason)
-        undecided = {name: undecided[name] for name in wrong}
+        undecided = set(wrong)
         if not undecided:
             return
     # What uses a macro without a counterpart has none either.
-    gone = set(undecided)
+    gone = undecided
     while gone:
-        omitted.update({name: reasons.get(name, "") for name in gone})
+        omitted.update({name: reasons[name] for name in gone})
         for name in gone:
             del candidates[name]
         users = {name: set(each.uses) & gone for name, each in candidates.items()}
@@ -167,19 +166,16 @@ def _judge(
             reasons[name] = f"it uses {min(users[name])}, which has no counterpart here"
 
 
-def _define(candidates: Mapping[str, _Candidate], namespace: dict[str, Any]) -> None:
-    for name, candidate in candidates.items():
-        arguments = ", ".join(candidate.parameters.values())
-        namespace[name] = eval(f"lambda {arguments}: {candidate.expression}", namespace)
-
-
 def _disagreements(
     compiler: Compiler,
     source: str,
     candidates: Mapping[str, _Candidate],
-    namespace: Mapping[str, Any],
+    namespace: dict[str, Any],
 ) -> dict[str, str]:
     """Return the candidates that the compiler contradicts or cannot judge, and how."""
+    for name, candidate in candidates.items():
+        arguments = ", ".join(candidate.parameters.values())
+        namespace[name] = eval(f"lambda {arguments}: {candidate.expression}", namespace)
     rows = list(
         chain.from_iterable(
             _samples(name, len(candidate.parameters), namespace[name])

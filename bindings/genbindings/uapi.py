@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genbindings.compiler import errors
 from genbindings.errors import Error
 from genbindings.locate import cache
 
@@ -151,7 +152,8 @@ def _provide_unifdef(tree: Path, path: Path) -> None:
         command = ["cc", "-O1", "-w", "-o", str(path), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Error(f"cannot build {source}: {done.stderr.strip().splitlines()[-1]}")
+            first = next(iter(errors(done.stderr)), done.stderr.strip())
+            raise Error(f"cannot build {source}: {first}")
         return
     found = shutil.which("unifdef")
     if found is None:

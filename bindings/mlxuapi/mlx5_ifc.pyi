@@ -876,7 +876,6 @@ LAYOUTS: dict[str, str]
 COMMANDS: dict[int, tuple[str, str, str]]
 
 def command(opcode: int) -> tuple[type[Layout] | None, type[Layout] | None]: ...
-
 def MLX5_FC_BULK_NUM_FCS(fc_enum: int) -> int: ...
 
 class fpga_ctrl_operation(IntEnum):

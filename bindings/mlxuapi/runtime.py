@@ -8,6 +8,7 @@ handed to ``fcntl.ioctl``, ``bytes()``, ``memoryview()`` or embedded in a struct
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -122,15 +123,27 @@ class Member:
 
 
 class Bits:
-    """A C bitfield, on little-endian machines numbered from the least significant bit."""
+    """A C bitfield, numbered as DWARF does it for the machine.
 
-    def __init__(self, offset: int, width: int, *, signed: bool = False) -> None:
+    On little-endian machines bits count from the least significant one of the first byte, on
+    big-endian ones from the most significant.
+    """
+
+    def __init__(
+        self,
+        offset: int,
+        width: int,
+        *,
+        signed: bool = False,
+        order: Literal["little", "big"] = sys.byteorder,
+    ) -> None:
         """Describe ``width`` bits, ``offset`` bits into the struct."""
         self._start = offset // 8
-        self._shift = offset % 8
+        self._size = (offset % 8 + width + 7) // 8
+        self._shift = offset % 8 if order == "little" else 8 * self._size - offset % 8 - width
         self._width = width
-        self._size = (self._shift + width + 7) // 8
         self._signed = signed
+        self._order = order
 
     def __get__(self, record: Any, owner: type | None = None) -> Any:
         if record is None:
@@ -146,13 +159,13 @@ class Bits:
             raise OverflowError(f"{value} does not fit in a bitfield of {self._width} bits")
         mask = ((1 << self._width) - 1) << self._shift
         whole = (self._load(record) & ~mask) | ((value << self._shift) & mask)
-        self._view(record)[:] = list(whole.to_bytes(self._size, "little"))
+        self._view(record)[:] = list(whole.to_bytes(self._size, self._order))
 
     def _view(self, record: Any) -> Any:
         return (ctypes.c_ubyte * self._size).from_buffer(record, self._start)
 
     def _load(self, record: Any) -> int:
-        return int.from_bytes(bytes(self._view(record)), "little")
+        return int.from_bytes(bytes(self._view(record)), self._order)
 
 
 def flexible(name: str) -> Callable[[_Record], _Record]:

@@ -1,0 +1,1 @@
+grep -v -e __KERNEL__ -e gone -e endif "$1" > "$2"

@@ -1,0 +1,2 @@
+echo "error: no licence line" >&2
+exit 1
