@@ -298,8 +298,8 @@ def _omitted(
             if missing and not alias and not allow_missing:
                 raise Error(
                     f"{place}: {macro.name}: {reason}",
-                    f"--define {missing}=…, or --allow-missing, or a header of your own that includes"
-                    " what declares it and then this one",
+                    f"--define {missing}=…, or --allow-missing, or a header of your own that"
+                    " includes what declares it and then this one",
                 )
             found.append(Omitted(macro.name, f"not a constant: {reason}", place))
     return tuple(found)

@@ -218,10 +218,11 @@ class Module:
 
     def _layout(self, name: str, text: str) -> type[Layout]:
         bits, union, fields = parse(text)
+        said = self._namespace.get("DOCS", {}).get(name, "")
         body: dict[str, Any] = {
             "__slots__": (),
             "__module__": self._namespace["__name__"],
-            "__doc__": f"{'union' if union else 'struct'} {name}: {bits} bits.",
+            "__doc__": f"{'union' if union else 'struct'} {name}: {bits} bits.\n{said}".strip(),
             "BITS": bits,
             "BYTES": (bits + 7) // 8,
             "FIELDS": fields,

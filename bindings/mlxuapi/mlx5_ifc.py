@@ -8729,6 +8729,13 @@ struct 0x200
 """,
 }
 
+# What the header's comments say of a struct.
+DOCS = {
+    "flow_table_fields_supported_2": """
+Table 2170 - Flow Table Fields Supported 2 Format
+""",
+}
+
 # Opcode: command, input struct, output struct ("" where the header has none).
 COMMANDS = {
     0x100: ("QUERY_HCA_CAP", "query_hca_cap_in", "query_hca_cap_out"),

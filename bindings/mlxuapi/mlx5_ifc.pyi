@@ -873,6 +873,7 @@ MLX5_MSEES_FAILURE_REASON_LACK_OF_RESOURCES: int
 
 ENUMS: dict[str, str]
 LAYOUTS: dict[str, str]
+DOCS: dict[str, str]
 COMMANDS: dict[int, tuple[str, str, str]]
 
 def command(opcode: int) -> tuple[type[Layout] | None, type[Layout] | None]: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -245,3 +246,35 @@ def test_bindings_of_another_kernel(
     assert ctypes.sizeof(older.vfio_device_info) == 20
     assert not hasattr(older, "VFIO_MIG_GET_PRECOPY_INFO")
     assert mlxuapi.load("mlx5_ifc.h", tree).save_vhca_state_in.BITS == 256
+
+
+def words(text: str) -> str:
+    """Return ``text`` without the layout of comments."""
+    return " ".join(re.findall(r"\w+", re.sub(r"^\s*\*", "", text, flags=re.MULTILINE)))
+
+
+def test_every_doc_comment_is_in_the_right_place(
+    kernel: str, kernel_source: Sources, module: ModuleType
+) -> None:
+    text = (kernel_source(kernel) / "include/uapi/linux/vfio.h").read_text()
+    source = words(Path(str(module.__file__)).read_text())
+    blocks = re.findall(r"/\*\*\n(.*?)\*/", text, re.DOTALL)
+    assert len(blocks) == {"6.1": 27, "6.12": 29}[kernel]
+    assert [block for block in blocks if words(block) not in source] == []
+    ioctls = re.findall(
+        r"/\*\*\n((?:(?!\*/).)*? (\w+) - _IO.*?)\*/", text, re.DOTALL | re.MULTILINE
+    )
+    for block, name in ioctls:
+        assert words(getattr(module, name).__doc__) == words(block)
+    assert len(ioctls) >= 12
+    fields = 0
+    for struct, body in re.findall(r"^struct (\w+) \{\n(.*?)^\}", text, re.DOTALL | re.MULTILINE):
+        beside = r"^\t\S.*?(\w+)(?:\[\w*\])?;[ \t]*/\*((?:(?!\*/).)*)\*/"
+        for name, comment in re.findall(beside, body, re.MULTILINE | re.DOTALL):
+            doc = words(getattr(module, struct).__doc__ or "")
+            assert words(f"{name} {comment}") in doc, (struct, name)
+            fields += 1
+    assert fields >= 40
+    defines = re.findall(r"^#define (\w+)[^\n]*?/\*(.*?)\*/", text, re.DOTALL | re.MULTILINE)
+    assert len(defines) >= 40
+    assert [name for name, comment in defines if words(comment) not in source] == []

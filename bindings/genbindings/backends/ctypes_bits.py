@@ -56,6 +56,7 @@ def render(header: Header) -> str:
             enums=[enum_text(enum, header) for enum in header.enums],
             functions=[function_text(function) for function in header.functions.values()],
             enum_classes=[EnumTable(string(enum.name), tuple(enum.values)) for enum in enums],
+            docs=[_doc(struct, header) for struct in header.own_structs() if _text(struct, header)],
             tables=[_table(struct, header, kinds) for struct in header.own_structs()],
             commands=[_command(command) for command in commands(header).table],
         )
@@ -80,6 +81,17 @@ def _table(struct: Struct, header: Header, kinds: Mapping[tuple[str, str], str])
         if not is_reserved(field.name):
             lines.append(_line(field, header, kinds.get((struct.name, field.name), "")))
     return Table(string(class_name(struct.name)), tuple(lines))
+
+
+def _doc(struct: Struct, header: Header) -> Table:
+    text = docstring(_text(struct, header), 0).replace('"""', "")
+    return Table(string(class_name(struct.name)), tuple(text.strip("\n").split("\n")))
+
+
+def _text(struct: Struct, header: Header) -> str:
+    """Return what the header's comments say of a struct and its fields."""
+    fields = [f"{field.name}: {field.doc}" for field in header.flat_fields(struct) if field.doc]
+    return "\n\n".join(filter(None, (struct.doc, "\n".join(fields))))
 
 
 def _line(field: Field, header: Header, enum: str) -> str:
