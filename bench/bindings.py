@@ -1,31 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """gen-bindings against its peers: time, memory, and how much of the header each gets right.
 
-Run alone: bench/bindings.py [--kernel DIR] [--runs N]. Peers that are not installed are named and
-left out. Nothing is written outside a temporary folder.
+Run alone: bench/bindings.py [--kernel DIR] [--runs N]. The peers are installed into the cache;
+bindgen and castxml, which write no Python, take part where the system has them. Nothing is written
+outside the cache and a temporary folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import timeit
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import bindings_truth
+from bindings_peers import Peer, environment, peers
 
 from genbindings import ifc, uapi
 from genbindings.compiler import Compiler
+from genbindings.generate import Options, model
 from genbindings.locate import kernel_tree
 
 BIN = Path(sys.executable).parent
+COLUMNS = ("structs", "enumerators", "macros", "ioctls")
 
 
-def measure(command: list[str], runs: int) -> tuple[float, float, int] | None:
-    """Return the median seconds, the peak MiB of one process, and the status, of ``command``."""
+@dataclass(frozen=True)
+class Measured:
+    """What one command took: median seconds, its own peak MiB, its exit status."""
+
+    seconds: float
+    peak_mib: float
+    status: int
+
+
+def measure(command: list[str], runs: int) -> Measured:
+    """Run ``command`` so many times."""
     seconds: list[float] = []
     peak = 0.0
     status = 0
@@ -43,70 +62,82 @@ def measure(command: list[str], runs: int) -> tuple[float, float, int] | None:
         _, status, usage = os.wait4(child, 0)
         seconds.append(time.perf_counter() - begin)
         peak = max(peak, usage.ru_maxrss / 1024)
-    return statistics.median(seconds), peak, os.waitstatus_to_exitcode(status)
-
-
-def peers(header: Path, include: Path, folder: Path, prelude: Path) -> dict[str, list[str]]:
-    """Return the command line of each peer for ``header``."""
-    out = str(folder / "peer.py")
-    search = [f"-I{include}"]
-    return {
-        "ctypesgen": ["ctypesgen", "--all-headers", *search, "-o", out, str(header)],
-        "clang2py": [
-            *["clang2py", "-i", "-o", out, f"--clang-args=-I{include} -include {prelude}"],
-            str(header),
-        ],
-        "bindgen": ["bindgen", str(header), "-o", out, "--", *search, "-include", str(prelude)],
-        "castxml": [
-            *["castxml", "--castxml-output=1", "-x", "c", *search, "-include", str(prelude)],
-            *["-o", out, str(header)],
-        ],
-    }
-
-
-def find(program: str) -> str | None:
-    """Return the path of a peer, in this environment or on PATH."""
-    beside = BIN / program
-    return str(beside) if beside.exists() else shutil.which(program)
+    return Measured(statistics.median(seconds), peak, os.waitstatus_to_exitcode(status))
 
 
 def generators(kernel: Path, runs: int) -> None:
     """Print the table of generators."""
-    print(f"{'header':<12} {'tool':<14} {'time':>8} {'ratio':>7} {'memory':>9}  status")
     compiler = Compiler()
     vfio, include = uapi.install(kernel / "include/uapi/linux/vfio.h", kernel, compiler.target)
     mlx5 = kernel / "include/linux/mlx5/mlx5_ifc.h"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prelude = folder / "prelude.h"
+        output, prelude = folder / "bindings.py", folder / "prelude.h"
         for header, text in ((vfio, ""), (mlx5, ifc.prelude())):
             prelude.write_text(text)
-            own = [str(BIN / "gen-bindings"), "--header", str(header), "-o", str(folder / "own.py")]
-            own += ["--include", str(include)] if header == vfio else []
-            base = _row(header.name, "gen-bindings", own, runs, None)
-            for tool, command in peers(header, include, folder, prelude).items():
-                path = find(tool)
-                if path is None:
-                    print(f"{header.name:<12} {tool:<14} not installed")
-                else:
-                    _row(header.name, tool, [path, *command[1:]], runs, base)
+            found, _ = model(Options(header.name, kernel=kernel))
+            source = f'{text}\n#include <stddef.h>\n#include "{header}"'
+            options = [f"-I{include}"]
+            expected = bindings_truth.truth(found, source, options, folder)
+            (folder / "truth.json").write_text(json.dumps(expected))
+            _title(header.name, expected)
+            own = Peer(
+                "gen-bindings",
+                [
+                    *[str(BIN / "gen-bindings"), "--header", header.name, "-o", str(output)],
+                    *["--kernel", str(kernel)],
+                ],
+            )
+            base = _row(own, sys.executable, output, runs, None)
+            python = str(environment() / "python")
+            for peer in peers(header, include, output, prelude):
+                _row(peer, python, output, runs, base)
 
 
-def _row(header: str, tool: str, command: list[str], runs: int, base: float | None) -> float:
-    result = measure(command, runs)
-    assert result is not None
-    seconds, peak, status = result
-    ratio = seconds / base if base else 1.0
-    print(f"{header:<12} {tool:<14} {seconds:6.3f} s {ratio:6.2f}x {peak:5.0f} MiB  {status}")
-    return seconds
+def _title(header: str, expected: dict[str, Any]) -> None:
+    totals = "".join(f"{f'{kind}/{len(expected[kind])}':>16}" for kind in COLUMNS)
+    print(f"\n{header:<16} {'time':>7} {'ratio':>6} {'memory':>8} {'import':>8}{totals}")
+
+
+def _row(peer: Peer, python: str, output: Path, runs: int, base: float | None) -> float:
+    output.unlink(missing_ok=True)
+    if shutil.which(peer.command[0]) is None:
+        print(f"{peer.name:<16} not installed")
+        return 0.0
+    result = measure(peer.command, runs)
+    ratio = result.seconds / base if base else 1.0
+    line = f"{peer.name:<16} {result.seconds:5.2f} s {ratio:5.2f}x {result.peak_mib:4.0f} MiB"
+    if result.status or not output.is_file():
+        print(f"{line}  refuses the header (exit status {result.status})")
+    elif not peer.python:
+        print(f"{line}  writes no Python")
+    else:
+        print(line + _judged(python, output))
+    return result.seconds
+
+
+def _judged(python: str, output: Path) -> str:
+    judge = str(Path(bindings_truth.__file__))
+    truth = str(output.with_name("truth.json"))
+    done = subprocess.run(
+        [python, judge, truth, str(output)], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        return f"  cannot be imported: {done.stderr.strip().splitlines()[-1]}"
+    found = json.loads(done.stdout)
+    return f" {found['import_ms']:5.0f} ms" + "".join(f"{found[kind]:>16.0f}" for kind in COLUMNS)
 
 
 def accessors() -> None:
     """Print what the accessors of mlx5_ifc cost."""
-    begin = time.perf_counter()
+    script = "import time; t = time.perf_counter(); import mlxuapi.mlx5_ifc; "
+    script += "print(time.perf_counter() - t)"
+    imports = [
+        float(subprocess.run([sys.executable, "-c", script], capture_output=True).stdout)
+        for _ in range(9)
+    ]
     from mlxuapi import mlx5_ifc
 
-    imported = time.perf_counter() - begin
     qpc, caps = mlx5_ifc.qpc(), mlx5_ifc.cmd_hca_cap()
 
     def build() -> None:
@@ -122,7 +153,7 @@ def accessors() -> None:
     def get() -> int:
         return qpc.log_rq_size
 
-    print(f"\nimport mlxuapi.mlx5_ifc      {imported * 1e3:8.1f} ms")
+    print(f"\nimport mlxuapi.mlx5_ifc      {statistics.median(imports) * 1e3:8.1f} ms")
     for what, call in (
         ("set one field", put),
         ("get one field", get),

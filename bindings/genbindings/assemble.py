@@ -147,9 +147,15 @@ def _alignments(
     """Return the alignment of every type that C can name.
 
     How to name one without a tag is known only from the debugging information, so such types take
-    another run of the compiler.
+    another run of the compiler. What that information does not say is that one is packed, which
+    changes nothing where the alignment is 1.
     """
-    spellings = [s.spelling for s in types.structs.values() if s.spelling not in {"", *known}]
+    asked = {"", *known}
+    spellings = [
+        struct.spelling
+        for struct in types.structs.values()
+        if struct.align > 1 and struct.spelling not in asked
+    ]
     if not spellings:
         return known
     more = constants.evaluate(

@@ -62,7 +62,10 @@ class Annotator:
         if not doc:
             above = comments.above(field.location.line)
             doc = comments.beside(field.location.line) or members(above).get(field.name, above)
-        return replace(field, doc=_one_line(doc), location=self.location(field.location))
+        place = self.location(field.location)
+        if not doc and place is field.location:
+            return field
+        return replace(field, doc=_one_line(doc), location=place)
 
     def enum(self, enum: Enum) -> Enum:
         """Return ``enum`` with docs and locations."""

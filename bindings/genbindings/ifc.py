@@ -93,4 +93,9 @@ def _split_width(field: Field, scalar: Scalar) -> Field:
     if width is None:
         # `u8 data[]`: the width is not said; such data is addressed by bytes.
         return replace(field, type=replace(scalar, size=8), count=(None,))
-    return replace(field, type=replace(scalar, size=width), count=tuple(count))
+    return replace(field, type=_of_width(scalar, width), count=tuple(count))
+
+
+@cache
+def _of_width(scalar: Scalar, width: int) -> Scalar:
+    return replace(scalar, size=width)

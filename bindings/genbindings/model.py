@@ -227,7 +227,9 @@ class Header:
         """Yield the members of ``struct``, those of anonymous members with their real offsets."""
         for member in struct.fields:
             offset = base + member.offset
-            if member.name:
+            if member.name and not base:
+                yield member
+            elif member.name:
                 bits = None if member.bit_offset is None else member.bit_offset + 8 * base
                 yield replace(member, offset=offset, bit_offset=bits)
             elif isinstance(member.type, RecordRef):

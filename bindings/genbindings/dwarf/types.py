@@ -27,6 +27,7 @@ _ENCODINGS: dict[int, tuple[ScalarKind, bool]] = {
     0x08: ("char", False),
     0x10: ("int", False),
 }
+_Shape = tuple[Die | None, tuple[int | None, ...], int]
 _QUALIFIERS = ("const_type", "volatile_type", "restrict_type", "atomic_type")
 
 
@@ -59,12 +60,16 @@ class _Reader:
         self._names: dict[int, str] = {}
         self._taken: set[str] = set()
         self._files: list[str] = []
+        self._base_names: list[str] = []
+        # Thousands of members share some hundred types.
+        self._shapes: dict[int, _Shape] = {}
         self._scalars: dict[int, Scalar] = {}
 
     def read(self) -> Types:
         enums: list[Enum] = []
         for unit in self._dies.units:
             self._files = _file_table(self._dies, unit.pyelf)
+            self._base_names = [os.path.basename(path) for path in self._files]  # noqa: PTH119
             for die in self._dies.top(unit):
                 if die.raw("declaration") or not self._is_own(die):
                     continue
@@ -95,7 +100,7 @@ class _Reader:
         number, line = die.raw("decl_file"), die.raw("decl_line")
         if number is None or line is None:
             return None
-        return Location(Path(self._files[number]).name, line)
+        return Location(self._base_names[number], line)
 
     def _record(
         self, die: Die, name: str, spelling: str, owner: tuple[str, str] | None = None
@@ -152,7 +157,7 @@ class _Reader:
 
     def _field(self, member: Die, label: str, owner: tuple[str, str], anonymous: int) -> Field:
         outer, outer_spelling = owner
-        target, count = self._element(self._dies.reference(member))
+        target, count, size = self._shape(member)
         if label:
             spelled = f"{label}{'[0]' * len(count)}"
             spelling = f"__typeof__((({outer_spelling} *)0)->{spelled})" if outer_spelling else ""
@@ -163,7 +168,7 @@ class _Reader:
         return Field(
             name=label,
             offset=offset,
-            size=0 if None in count else size_of(self._dies, self._dies.reference(member)),
+            size=size,
             type=self._type(
                 target,
                 f"{outer}.{label or self._anonymous(outer, anonymous)}",
@@ -186,6 +191,17 @@ class _Reader:
         storage = member.raw("byte_size") or size_of(self._dies, self._dies.reference(member))
         from_top = int(member.raw("bit_offset") or 0) + int(member.raw("bit_size"))
         return int(8 * (offset + storage) - from_top)
+
+    def _shape(self, member: Die) -> _Shape:
+        """Return the type of a member's innermost elements, its dimensions, and its size."""
+        die = self._dies.reference(member)
+        key = die.offset if die is not None else 0
+        found = self._shapes.get(key)
+        if found is None:
+            target, count = self._element(die)
+            size = 0 if None in count else size_of(self._dies, die)
+            found = self._shapes[key] = (target, count, size)
+        return found
 
     def _element(self, die: Die | None) -> tuple[Die | None, tuple[int | None, ...]]:
         """Split an array type into its innermost element type and all its dimensions."""
