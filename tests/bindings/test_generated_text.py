@@ -104,6 +104,25 @@ def test_both_headers_are_clean_and_deterministic(
     assert clean(tmp_path) == ""
 
 
+def test_a_small_header_of_the_bit_dialect(tmp_path: Path) -> None:
+    """No enum, no command, no comment: the tables that are empty are clean too."""
+    source = tmp_path / "small.h"
+    source.write_text(
+        "/* A small header */\n\n/* The length is in dwords. */\n"
+        "struct mlx5_ifc_small_bits {\n"
+        "\tu8 length[0x8];\t/* without the head */\n"
+        "\tu8 reserved_at_8[0x18];\n"
+        "};\n"
+    )
+    for output_format, name in (("ctypes", "small.py"), ("pyi", "stubs/small.pyi")):
+        (tmp_path / "stubs").mkdir(exist_ok=True)
+        rendered, _, _ = text(Options(str(source)), output_format)
+        (tmp_path / name).write_text(rendered)
+    assert clean(tmp_path) == ""
+    module = (tmp_path / "small.py").read_text()
+    assert "The length is in dwords.\n\nlength: without the head\n" in module
+
+
 def test_peculiar_headers(kernel_source: Sources, tmp_path: Path) -> None:
     for header in PECULIAR:
         write(header, kernel_source("6.12"), tmp_path)

@@ -33,6 +33,7 @@ def render(header: Header) -> str:
     structs = list(header.own_structs())
     names = {class_name(struct.name) for struct in structs} | {enum.name for enum in enums}
     shadowed = _shadowed(header, names)
+    classes = [_class(struct, header, kinds, shadowed) for struct in structs]
     rendered = (
         resources.environment()
         .get_template("ifc_stub.pyi.j2")
@@ -52,11 +53,23 @@ def render(header: Header) -> str:
                 for name in header.reachable(enum)
             ],
             enums=[_enum(enum) for enum in enums],
-            classes=[_class(struct, header, kinds, shadowed) for struct in structs],
+            classes=classes,
+            imports=_imports(enums, classes),
             aliases=[f"_{name} = {name}" for name in sorted(shadowed)],
         )
     )
     return tidy(rendered, 1)
+
+
+def _imports(enums: list[EnumClass], classes: list[StubClass]) -> list[str]:
+    """Return the imports that the stub needs."""
+    lines = ["from enum import IntEnum", ""] if enums else []
+    lines.append("from mlxuapi.ifc import Layout")
+    text = "\n".join(line for each in classes for line in each.lines)
+    for kind, name in (("LayoutArray", "Structs"), ("NumberArray", "Numbers")):
+        if f"{name}[" in text:
+            lines.append(f"from mlxuapi.ifc_fields import {kind} as {name}")
+    return lines
 
 
 def _shadowed(header: Header, names: set[str]) -> set[str]:
