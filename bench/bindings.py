@@ -31,7 +31,7 @@ from genbindings.generate import Options, model
 from genbindings.locate import kernel_tree
 
 BIN = Path(sys.executable).parent
-COLUMNS = ("structs", "enumerators", "macros", "ioctls")
+COLUMNS = {"structs": "structs", "enumerators": "enums", "macros": "macros", "ioctls": "ioctls"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def generators(kernel: Path, runs: int) -> None:
 
 
 def _title(header: str, expected: dict[str, Any]) -> None:
-    totals = "".join(f"{f'{kind}/{len(expected[kind])}':>16}" for kind in COLUMNS)
+    totals = "".join(f"{f'{name}/{len(expected[kind])}':>12}" for kind, name in COLUMNS.items())
     print(f"\n{header:<16} {'time':>7} {'ratio':>6} {'memory':>8} {'import':>8}{totals}")
 
 
@@ -125,7 +125,7 @@ def _judged(python: str, output: Path) -> str:
     if done.returncode:
         return f"  cannot be imported: {done.stderr.strip().splitlines()[-1]}"
     found = json.loads(done.stdout)
-    return f" {found['import_ms']:5.0f} ms" + "".join(f"{found[kind]:>16.0f}" for kind in COLUMNS)
+    return f" {found['import_ms']:5.0f} ms" + "".join(f"{found[kind]:>12.0f}" for kind in COLUMNS)
 
 
 def accessors() -> None:

@@ -68,10 +68,7 @@ class Comments:
         self.all = tuple(_scan(text))
         self._by_last = {comment.last: comment for comment in self.all}
         self._by_first = {comment.first: comment for comment in self.all if comment.trailing}
-        # Nothing but comments stands above these: the last of them begins before the first code.
-        code = _TOKEN.sub(_blank, text)
-        first = len(code) - len(code.lstrip())
-        self._preamble = text.count("\n", 0, first) + 1 if code.strip() else len(self._lines) + 1
+        self._opening = self._find_opening()
 
     @classmethod
     def of(cls, path: Path) -> Comments:
@@ -87,7 +84,7 @@ class Comments:
         if comment is None or comment.trailing or "SPDX-License-Identifier" in comment.text:
             return ""
         # The comment that opens a file is about the file.
-        return "" if self._opens_file(comment) else comment.text
+        return "" if comment is self._opening else comment.text
 
     def beside(self, line: int) -> str:
         """Return the comment that begins behind the code of ``line``, or ``""``.
@@ -100,10 +97,7 @@ class Comments:
 
     def file(self) -> str:
         """Return the comment that opens the file, without its licence text, or ``""``."""
-        for comment in self.all:
-            if "SPDX-License-Identifier" not in comment.text:
-                return comment.text if self._opens_file(comment) else ""
-        return ""
+        return self._opening.text if self._opening is not None else ""
 
     def ioctls(self) -> dict[str, IoctlDoc]:
         """Return the ioctls that comments document, by name."""
@@ -120,8 +114,12 @@ class Comments:
                 )
         return found
 
-    def _opens_file(self, comment: Comment) -> bool:
-        return comment.first <= self._preamble
+    def _find_opening(self) -> Comment | None:
+        for comment in self.all:
+            if "SPDX-License-Identifier" not in comment.text:
+                before = "\n".join(self._lines[: comment.first - 1])
+                return None if _TOKEN.sub("", before).strip() else comment
+        return None
 
 
 def members(text: str) -> dict[str, str]:
@@ -139,11 +137,6 @@ def members(text: str) -> dict[str, str]:
 def direction_of(constructor: str) -> Direction:
     """Return the direction that ``_IO``, ``_IOR``, ``_IOW`` or ``_IOWR`` stands for."""
     return _DIRECTIONS[constructor.removesuffix("_BAD")]
-
-
-def _blank(token: re.Match[str]) -> str:
-    """Spaces for a comment, so that what is left keeps its place; other tokens as they are."""
-    return re.sub(r"\S", " ", token[0]) if token[0].startswith(("/*", "//")) else token[0]
 
 
 def _scan(text: str) -> list[Comment]:
