@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from genbindings import constants, ioctls, needs, preprocessed
 from genbindings.background import Background
 from genbindings.document import Annotator
-from genbindings.dwarf.types import read_types, with_alignments
 from genbindings.errors import Error
 from genbindings.model import Constant, Enum, Function, Header, Location, Omitted
 
@@ -64,8 +63,7 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
             :attr:`Header.omitted` instead).
     """
     content = given.found.read_bytes()
-    # Loading the parser of C takes as long as the compiler's first runs: both at once.
-    loading = Background(partial(import_module, "genbindings.functions"))
+    loading = Background(_load)
     pre = preprocessed.preprocess(compiler, given.compiled, given.source)
     valued = [
         macro.name for macro in pre.macros.values() if macro.parameters is None and macro.body
@@ -86,15 +84,17 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
             header=given.found,
         )
         _ask_for_homes(values, pre.macros, given.includes)
+        loading.result()
+        from genbindings.dwarf.types import read_types, with_alignments
+        from genbindings.functions import translated as translate
+
         types = read_types(output, pre.files)
         alignments = _alignments(compiler, given, types, values.alignments, output)
         types = with_alignments(types, alignments)
     found_constants = _constants(expanded, pre.macros, values, constructed)
     numbers = _numbers(found_constants, types.enums)
     judged = Background(
-        lambda: loading.result().translated(
-            compiler, given.source, pre.macros, numbers, taken=types.structs.keys()
-        )
+        partial(translate, compiler, given.source, pre.macros, numbers, types.structs.keys())
     )
     originals = {path.name: given.found.parent / path.name for path in pre.files}
     notes = Annotator(pre.files, originals)
@@ -128,6 +128,15 @@ def assemble(given: Input, compiler: Compiler, *, allow_missing: bool = False) -
         pointer_size=values.integers[_POINTER].value,
         doc=_summary(notes.comments[given.compiled.name].file()),
     )
+
+
+def _load() -> None:
+    """Load the readers of debugging information and of C.
+
+    That takes as long as the compiler's first runs: both at once.
+    """
+    import_module("genbindings.dwarf.types")
+    import_module("genbindings.functions")
 
 
 def _ask_for_homes(

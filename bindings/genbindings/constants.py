@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genbindings.compiler import CompileError, Compiler, Diagnostic
-from genbindings.dwarf.sections import read_object
 from genbindings.errors import Error
 
 if TYPE_CHECKING:
@@ -140,6 +139,9 @@ def _tables(source: str, rows: Sequence[tuple[str, str, str]]) -> str:
 def _read(
     output: Path, rows: Sequence[tuple[str, str, str]], refused: dict[str, Diagnostic]
 ) -> Evaluated:
+    # Imported late: it loads while the compiler runs.
+    from genbindings.dwarf.sections import read_object
+
     order, sections = read_object(output, (_INTEGERS, _STRINGS, _ALIGNMENTS))
     entries = list(struct.iter_unpack(f"{order}{_ENTRY}Q", sections[_INTEGERS]))
     alignments = [word for (word,) in struct.iter_unpack(f"{order}Q", sections[_ALIGNMENTS])]
