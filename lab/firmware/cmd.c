@@ -55,6 +55,8 @@ void lab_apply_reset(struct lab_vf *vf)
 	vf->initiator_suspended = false;
 	vf->responder_suspended = false;
 	vf->tracked = false;
+	vf->in_chunks = false;
+	vf->chunks_left = false;
 	vf->save_chain = (struct lab_chain){};
 	vf->load_chain = (struct lab_chain){};
 	lab_state_randomize(&vf->state);
@@ -138,35 +140,80 @@ static void lab_resume(struct lab_vf *vf, u16 op_mod, void *out)
 
 static void lab_query(struct lab_vf *vf, const void *in, void *out, int out_size)
 {
+	const void *caps = vf->pf->mdev->caps.hca[MLX5_CAP_GENERAL_2]->cur;
 	bool incremental = ((const u8 *)in)[8] & BIT(7);
-	u64 bytes;
+	u64 bytes, required;
 
 	lab_count(vf, LAB_COUNT_QUERY, 1);
-	if (incremental && !vf->tracked) {
+	vf->in_chunks = (((const u8 *)in)[8] & BIT(6)) &&
+			lab_get_bit(caps, LAB_CAP2_IN_CHUNKS);
+	if (incremental && !vf->tracked && !vf->chunks_left) {
 		lab_set_status(out, MLX5_CMD_STAT_BAD_RES_STATE_ERR,
 			       LAB_SYND_NOT_TRACKED);
 		return;
 	}
 	bytes = lab_required_bytes(vf, incremental);
-	if (bytes > U32_MAX || out_size < 32) {
+	required = vf->in_chunks ? lab_chunk_bytes(vf, bytes) : bytes;
+	if (required > U32_MAX || out_size < 32) {
 		lab_set_status(out, MLX5_CMD_STAT_LIM_ERR, LAB_SYND_NO_MEMORY);
 		return;
 	}
-	lab_put32(out, 16, bytes);
+	lab_put32(out, 16, required);
 	lab_put64(out, 24, bytes);
 }
 
-static void lab_vhca_command(struct lab_pf *pf, u16 opcode, const void *in,
-			     void *out, int out_size)
+static enum lab_where lab_sync_where(u16 opcode, u16 op_mod)
+{
+	switch (opcode) {
+	case MLX5_CMD_OP_SUSPEND_VHCA:
+		return op_mod == LAB_SUSPEND_RESPONDER ? LAB_WHERE_SUSPEND_RESPONDER
+						       : LAB_WHERE_SUSPEND_INITIATOR;
+	case MLX5_CMD_OP_RESUME_VHCA:
+		return op_mod == LAB_RESUME_RESPONDER ? LAB_WHERE_RESUME_RESPONDER
+						      : LAB_WHERE_RESUME_INITIATOR;
+	case MLX5_CMD_OP_QUERY_VHCA_MIGRATION_STATE:
+		return LAB_WHERE_QUERY;
+	default:
+		return LAB_WHERE_LOAD;
+	}
+}
+
+/* Let a fault take the command's place; returns whether it did. */
+static bool lab_instead(struct lab_vf *vf, const struct lab_fault *fault, void *out,
+			int *error)
+{
+	if (fault->disable_vf)
+		queue_work(lab_workqueue, &vf->disable);
+	if (fault->never) {
+		msleep(vf->pf->timeout_ms);
+		*error = -ETIMEDOUT;
+		return true;
+	}
+	if (fault->delayed)
+		fsleep(fault->delay_us);
+	*error = fault->error;
+	if (fault->status)
+		lab_set_status(out, fault->status, fault->syndrome);
+	return fault->error || fault->status;
+}
+
+/* Returns 0 when the command was delivered, whatever its status. */
+static int lab_vhca_command(struct lab_pf *pf, u16 opcode, const void *in,
+			    void *out, int out_size)
 {
 	struct lab_vf *vf = lab_vf_by_vhca_id(pf, lab_get16(in, 10));
 	u16 op_mod = lab_get16(in, 6);
+	struct lab_fault fault;
+	int error = 0;
 
 	if (!vf) {
 		lab_set_status(out, MLX5_CMD_STAT_BAD_PARAM_ERR,
 			       LAB_SYND_UNKNOWN_FUNCTION);
-		return;
+		return 0;
 	}
+	fault = lab_fault_for(&vf->faults, lab_sync_where(opcode, op_mod));
+	if (lab_instead(vf, &fault, out, &error))
+		return error;
 	mutex_lock(&vf->lock);
 	lab_apply_reset(vf);
 	lab_state_advance(vf);
@@ -177,15 +224,20 @@ static void lab_vhca_command(struct lab_pf *pf, u16 opcode, const void *in,
 	else if (opcode == MLX5_CMD_OP_QUERY_VHCA_MIGRATION_STATE)
 		lab_query(vf, in, out, out_size);
 	else
-		lab_load_execute(vf, in, out);
-	if (opcode != MLX5_CMD_OP_LOAD_VHCA_STATE && vf->knobs.latency_us)
+		lab_load_execute(vf, in, out, &fault);
+	if (opcode != MLX5_CMD_OP_LOAD_VHCA_STATE && vf->knobs.latency_us &&
+	    !fault.delayed)
 		fsleep(vf->knobs.latency_us);
 	mutex_unlock(&vf->lock);
+	return 0;
 }
 
-/* Execute a command that is not SAVE, which has no synchronous form. */
-void lab_dispatch(struct lab_pf *pf, const void *in, int in_size, void *out,
-		  int out_size)
+/*
+ * Execute a command that is not SAVE, which has no synchronous form. Returns 0
+ * when it was delivered: then @out has its status.
+ */
+int lab_dispatch(struct lab_pf *pf, const void *in, int in_size, void *out,
+		 int out_size)
 {
 	u16 opcode = lab_get16(in, 0);
 
@@ -204,12 +256,12 @@ void lab_dispatch(struct lab_pf *pf, const void *in, int in_size, void *out,
 	case MLX5_CMD_OP_SUSPEND_VHCA:
 	case MLX5_CMD_OP_RESUME_VHCA:
 	case MLX5_CMD_OP_QUERY_VHCA_MIGRATION_STATE:
-		lab_vhca_command(pf, opcode, in, out, out_size);
-		break;
+		return lab_vhca_command(pf, opcode, in, out, out_size);
 	default:
 		lab_set_status(out, MLX5_CMD_STAT_BAD_OP_ERR,
 			       LAB_SYND_UNKNOWN_OPCODE);
 	}
+	return 0;
 }
 
 static void lab_log_refusal(struct mlx5_core_dev *mdev, u16 opcode, u16 op_mod,
@@ -223,11 +275,17 @@ static void lab_log_refusal(struct mlx5_core_dev *mdev, u16 opcode, u16 op_mod,
 int mlx5_cmd_exec(struct mlx5_core_dev *mdev, void *in, int in_size, void *out,
 		  int out_size)
 {
+	int error;
 	u8 status;
 
 	if (in_size < 16 || out_size < 16)
 		return -EINVAL;
-	lab_dispatch(lab_pf_of(mdev), in, in_size, out, out_size);
+	error = lab_dispatch(lab_pf_of(mdev), in, in_size, out, out_size);
+	if (error) {
+		dev_err(mdev->device, "command 0x%x/%u not delivered: %d\n",
+			lab_get16(in, 0), lab_get16(in, 6), error);
+		return error;
+	}
 	status = *(u8 *)out;
 	if (status)
 		lab_log_refusal(mdev, lab_get16(in, 0), lab_get16(in, 6), out);

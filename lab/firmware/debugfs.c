@@ -30,6 +30,7 @@ static const char * const lab_counter_names[LAB_COUNT_NR] = {
 	[LAB_COUNT_SAVE] = "save",
 	[LAB_COUNT_SAVE_INITIAL] = "save_initial",
 	[LAB_COUNT_SAVE_MIDDLE] = "save_middle",
+	[LAB_COUNT_SAVE_CHUNK] = "save_chunk",
 	[LAB_COUNT_SAVE_FINAL] = "save_final",
 	[LAB_COUNT_SAVE_CLEANUP] = "save_cleanup",
 	[LAB_COUNT_SAVE_FAILED] = "save_failed",
@@ -156,11 +157,88 @@ LAB_KNOB(working_set_bytes);
 LAB_KNOB(save_bytes_per_s);
 LAB_KNOB(load_bytes_per_s);
 LAB_KNOB(latency_us);
+LAB_KNOB(growth_bytes);
+LAB_KNOB(chunk_bytes);
+
+static int lab_migratable_get(void *data, u64 *value)
+{
+	*value = ((struct lab_vf *)data)->migratable;
+	return 0;
+}
+
+static int lab_migratable_set(void *data, u64 value)
+{
+	((struct lab_vf *)data)->migratable = value;
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(lab_migratable_fops, lab_migratable_get, lab_migratable_set,
+			 "%llu\n");
+
+/* The driver reads capabilities when it takes a VF: they count from then on. */
+#define LAB_CAP(name, type, bit)					\
+static int lab_cap_##name##_get(void *data, u64 *value)			\
+{									\
+	struct lab_pf *pf = data;					\
+									\
+	*value = lab_get_bit(pf->mdev->caps.hca[type]->cur, bit);	\
+	return 0;							\
+}									\
+									\
+static int lab_cap_##name##_set(void *data, u64 value)			\
+{									\
+	struct lab_pf *pf = data;					\
+									\
+	lab_put_bit(pf->mdev->caps.hca[type]->cur, bit, value);		\
+	return 0;							\
+}									\
+DEFINE_DEBUGFS_ATTRIBUTE(lab_cap_##name##_fops, lab_cap_##name##_get,	\
+			 lab_cap_##name##_set, "%llu\n")
+
+LAB_CAP(migration, MLX5_CAP_GENERAL, LAB_CAP_MIGRATION);
+LAB_CAP(multi_load, MLX5_CAP_GENERAL_2, LAB_CAP2_MULTI_LOAD);
+LAB_CAP(tracking_state, MLX5_CAP_GENERAL_2, LAB_CAP2_TRACKING_STATE);
+LAB_CAP(migration_in_chunks, MLX5_CAP_GENERAL_2, LAB_CAP2_IN_CHUNKS);
+
+static int lab_objects_show(struct seq_file *file, void *unused)
+{
+	struct lab_pf *pf = file->private;
+	unsigned long index, pds = 0, mkeys = 0;
+	void *entry;
+
+	mutex_lock(&pf->objects_lock);
+	xa_for_each(&pf->pds, index, entry)
+		pds++;
+	xa_for_each(&pf->mkeys, index, entry)
+		mkeys++;
+	mutex_unlock(&pf->objects_lock);
+	seq_printf(file, "pds %lu\nmkeys %lu\nasync %d\n", pds, mkeys,
+		   atomic_read(&pf->async_running));
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(lab_objects);
 
 static void lab_add_knob(struct lab_vf *vf, const char *name,
 			 const struct file_operations *fops)
 {
 	debugfs_create_file_unsafe(name, 0600, vf->dir, vf, fops);
+}
+
+static void lab_add_cap(struct lab_pf *pf, const char *name,
+			const struct file_operations *fops)
+{
+	debugfs_create_file_unsafe(name, 0600, pf->dir, pf, fops);
+}
+
+void lab_debugfs_add_pf(struct lab_pf *pf)
+{
+	pf->dir = debugfs_create_dir(pci_name(pf->pdev), lab_root);
+	lab_add_cap(pf, "migration", &lab_cap_migration_fops);
+	lab_add_cap(pf, "multi_load", &lab_cap_multi_load_fops);
+	lab_add_cap(pf, "tracking_state", &lab_cap_tracking_state_fops);
+	lab_add_cap(pf, "migration_in_chunks", &lab_cap_migration_in_chunks_fops);
+	debugfs_create_u64("timeout_ms", 0600, pf->dir, &pf->timeout_ms);
+	debugfs_create_file("objects", 0400, pf->dir, pf, &lab_objects_fops);
+	debugfs_create_file("faults", 0600, pf->dir, &pf->faults, &lab_faults_fops);
 }
 
 void lab_debugfs_add_vf(struct lab_vf *vf)
@@ -175,6 +253,10 @@ void lab_debugfs_add_vf(struct lab_vf *vf)
 	lab_add_knob(vf, "save_bytes_per_s", &lab_save_bytes_per_s_fops);
 	lab_add_knob(vf, "load_bytes_per_s", &lab_load_bytes_per_s_fops);
 	lab_add_knob(vf, "latency_us", &lab_latency_us_fops);
+	lab_add_knob(vf, "growth_bytes", &lab_growth_bytes_fops);
+	lab_add_knob(vf, "chunk_bytes", &lab_chunk_bytes_fops);
+	lab_add_knob(vf, "migratable", &lab_migratable_fops);
+	debugfs_create_file("faults", 0600, vf->dir, &vf->faults, &lab_faults_fops);
 }
 
 void lab_debugfs_init(void)

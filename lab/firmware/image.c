@@ -73,12 +73,24 @@ static void lab_continue_chain(struct lab_vf *vf, const struct lab_image *image)
 	*chain = (struct lab_chain){ .session = get_random_u64() };
 }
 
+/* Flip a bit in the middle of an image: its CRC tells. */
+int lab_image_damage(struct lab_vf *vf, struct lab_mkey *mkey, u64 length)
+{
+	u8 byte;
+
+	if (lab_mkey_copy(vf->pf, mkey, length / 2, &byte, 1, false))
+		return -EFAULT;
+	byte ^= 1;
+	return lab_mkey_copy(vf->pf, mkey, length / 2, &byte, 1, true);
+}
+
 /*
- * Write the image that the dirty bits (or a full image) ask for to @mkey.
- * The caller has checked that it fits. Returns a command status.
+ * Write the image that the dirty bits (or a full image) ask for to @mkey. The
+ * caller has checked that it fits, or that the rest may follow in other chunks:
+ * then the image is not a final one. Returns a command status.
  */
 int lab_image_write(struct lab_vf *vf, struct lab_mkey *mkey,
-		    const struct lab_image *image, u64 *length, u32 *syndrome)
+		    struct lab_image *image, u64 *length, u32 *syndrome)
 {
 	struct lab_state *state = &vf->state;
 	struct lab_chain *chain = &vf->save_chain;
@@ -91,10 +103,15 @@ int lab_image_write(struct lab_vf *vf, struct lab_mkey *mkey,
 	if (image->full)
 		bitmap_fill(state->dirty, state->nblocks);
 	for_each_set_bit(index, state->dirty, state->nblocks) {
+		if (lab_image_bytes(n + 1) > image->room)
+			break;
 		if (lab_put_block(vf, mkey, index, &offset, &crc))
 			goto unmapped;
 		n++;
 	}
+	/* All that is below the block that did not fit is in the image. */
+	bitmap_clear(state->dirty, 0, min(index, state->nblocks));
+	image->final &= bitmap_empty(state->dirty, state->nblocks);
 	header.magic = cpu_to_le64(LAB_IMAGE_MAGIC);
 	header.version = cpu_to_le32(LAB_IMAGE_VERSION);
 	header.flags = cpu_to_le32((image->full ? LAB_IMAGE_FULL : 0) |
@@ -111,8 +128,9 @@ int lab_image_write(struct lab_vf *vf, struct lab_mkey *mkey,
 	header.crc = cpu_to_le32(crc);
 	if (lab_mkey_copy(vf->pf, mkey, 0, &header, sizeof(header), true))
 		goto unmapped;
+	if (image->damage && lab_image_damage(vf, mkey, offset))
+		goto unmapped;
 
-	bitmap_zero(state->dirty, state->nblocks);
 	chain->last_crc = crc;
 	chain->next_seq++;
 	*length = offset;

@@ -5,7 +5,8 @@
 #include "mlx5_lab.h"
 
 /* Called with the VF locked; sleeps for as long as the firmware would take. */
-void lab_load_execute(struct lab_vf *vf, const void *in, void *out)
+void lab_load_execute(struct lab_vf *vf, const void *in, void *out,
+		      const struct lab_fault *fault)
 {
 	u32 size = lab_get32(in, 28);
 	u32 syndrome = LAB_SYND_NONE;
@@ -36,11 +37,13 @@ void lab_load_execute(struct lab_vf *vf, const void *in, void *out)
 		status = MLX5_CMD_STAT_BAD_PARAM_ERR;
 		syndrome = LAB_SYND_BEYOND_MKEY;
 	} else {
+		if (fault->damage)
+			lab_image_damage(vf, mkey, size);
 		status = lab_image_load(vf, mkey, size, &syndrome);
 	}
 	lab_mkey_put(mkey);
 	left_us = ktime_us_delta(due, ktime_get());
-	if (left_us > 0)
+	if (left_us > 0 && !fault->delayed)
 		fsleep(left_us);
 out:
 	lab_count(vf, status ? LAB_COUNT_LOAD_FAILED : LAB_COUNT_LOAD_BYTES,

@@ -20,9 +20,13 @@
 int mlx5_core_alloc_pd(struct mlx5_core_dev *mdev, u32 *pdn)
 {
 	struct lab_pf *pf = lab_pf_of(mdev);
-	struct lab_pd *pd = kzalloc(sizeof(*pd), GFP_KERNEL);
+	struct lab_fault fault = lab_fault_for(&pf->faults, LAB_WHERE_ALLOC_PD);
+	struct lab_pd *pd;
 	int ret;
 
+	if (fault.error)
+		return fault.error;
+	pd = kzalloc(sizeof(*pd), GFP_KERNEL);
 	if (!pd)
 		return -ENOMEM;
 	mutex_lock(&pf->objects_lock);
@@ -67,12 +71,15 @@ int mlx5_core_create_mkey(struct mlx5_core_dev *mdev, u32 *key, u32 *in, int inl
 	unsigned int page_shift = lab_get32(in, LAB_MKC + 56) & 0x3f;
 	unsigned int mode = (lab_get32(in, LAB_MKC) >> 8) & 3;
 	u32 pdn = lab_get32(in, LAB_MKC + 12) & 0xffffff;
+	struct lab_fault fault = lab_fault_for(&pf->faults, LAB_WHERE_CREATE_MKEY);
 	struct lab_mkey *mkey;
 	struct lab_pd *pd;
 	u64 npages;
 	u32 index;
 	int ret;
 
+	if (fault.error)
+		return fault.error;
 	npages = DIV_ROUND_UP_ULL(length, PAGE_SIZE);
 	if (mode != LAB_MKC_MODE_MTT || page_shift != PAGE_SHIFT || !npages ||
 	    inlen < LAB_MTT || npages > (inlen - LAB_MTT) / sizeof(__be64))

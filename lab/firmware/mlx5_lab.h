@@ -37,6 +37,7 @@
 #define LAB_CAP2_MIGRATABLE 0x80
 #define LAB_CAP2_MULTI_LOAD 0xc8
 #define LAB_CAP2_TRACKING_STATE 0xc9
+#define LAB_CAP2_IN_CHUNKS 0xd0
 #define LAB_CAP_OFFSET 16
 
 /* Syndromes: what the firmware says beside the status of a refused command. */
@@ -89,6 +90,7 @@ enum lab_counter {
 	LAB_COUNT_SAVE,
 	LAB_COUNT_SAVE_INITIAL,
 	LAB_COUNT_SAVE_MIDDLE,
+	LAB_COUNT_SAVE_CHUNK,
 	LAB_COUNT_SAVE_FINAL,
 	LAB_COUNT_SAVE_CLEANUP,
 	LAB_COUNT_SAVE_FAILED,
@@ -98,6 +100,43 @@ enum lab_counter {
 	LAB_COUNT_LOAD_BYTES,
 	LAB_COUNT_RESET,
 	LAB_COUNT_NR,
+};
+
+/* Where a fault may strike, in faults.c. */
+enum lab_where {
+	LAB_WHERE_QUERY,
+	LAB_WHERE_SUSPEND_INITIATOR,
+	LAB_WHERE_SUSPEND_RESPONDER,
+	LAB_WHERE_RESUME_RESPONDER,
+	LAB_WHERE_RESUME_INITIATOR,
+	LAB_WHERE_SAVE,
+	LAB_WHERE_SAVE_INITIAL,
+	LAB_WHERE_SAVE_MIDDLE,
+	LAB_WHERE_SAVE_FINAL,
+	LAB_WHERE_SAVE_CLEANUP,
+	LAB_WHERE_LOAD,
+	LAB_WHERE_ALLOC_PD,
+	LAB_WHERE_CREATE_MKEY,
+	LAB_WHERE_NR,
+};
+
+/* What happens to one command; all zero for nothing. */
+struct lab_fault {
+	u8 status;
+	u32 syndrome;
+	int error;		/* the command is not delivered */
+	int submit_error;	/* SAVE is refused before it is under way */
+	bool delayed;
+	bool never;
+	u64 delay_us;
+	bool damage;		/* the image */
+	bool disable_vf;	/* the PF takes the VF away meanwhile */
+};
+
+struct lab_faults {
+	struct mutex lock;	/* protects the rules */
+	struct list_head rules;
+	bool objects;		/* rules are about PDs and mkeys, not commands */
 };
 
 /* Protection domains and memory keys of the PF, in mkey.c. */
@@ -142,6 +181,8 @@ struct lab_knobs {
 	u64 save_bytes_per_s;
 	u64 load_bytes_per_s;
 	u64 latency_us;
+	u64 growth_bytes;
+	u64 chunk_bytes;
 };
 
 struct lab_vf {
@@ -155,12 +196,18 @@ struct lab_vf {
 	bool initiator_suspended;
 	bool responder_suspended;
 	bool tracked;
+	bool migratable;
+	/* The last QUERY asked for chunks; a final image is going out in chunks. */
+	bool in_chunks;
+	bool chunks_left;
 	struct lab_chain save_chain;
 	struct lab_chain load_chain;
 	atomic_t saves_running;
 	/* Set by the FLR probe in atomic context, acted upon at the next command. */
 	atomic_t reset_pending;
 	atomic64_t counters[LAB_COUNT_NR];
+	struct lab_faults faults;
+	struct work_struct disable;
 	struct blocking_notifier_head notifiers;
 	struct dentry *dir;
 };
@@ -176,6 +223,12 @@ struct lab_pf {
 	struct xarray pds;
 	struct xarray mkeys;
 	atomic_t async_running;
+	/* Commands that are not going to be answered. */
+	spinlock_t held_lock;
+	struct list_head held;
+	u64 timeout_ms;
+	struct lab_faults faults;
+	struct dentry *dir;
 	int num_vfs;
 	struct lab_vf *vfs;
 };
@@ -193,7 +246,10 @@ struct lab_async {
 	u8 in[LAB_MAX_ASYNC_MAILBOX];
 	u8 out[LAB_MAX_ASYNC_MAILBOX];
 	int out_size;
+	int error;
+	struct list_head held;
 	bool running_save;
+	struct lab_fault fault;
 	struct rcu_head rcu;
 };
 
@@ -223,10 +279,18 @@ static inline void lab_put64(void *box, unsigned int byte, u64 value)
 	*(__be64 *)((u8 *)box + byte) = cpu_to_be64(value);
 }
 
-/* Set the capability at @bit, counted from the most significant bit of byte 0. */
-static inline void lab_set_bit(void *caps, unsigned int bit)
+/* The capability at @bit, counted from the most significant bit of byte 0. */
+static inline void lab_put_bit(void *caps, unsigned int bit, bool value)
 {
-	((u8 *)caps)[bit / 8] |= BIT(7 - bit % 8);
+	u8 mask = BIT(7 - bit % 8);
+	u8 *byte = (u8 *)caps + bit / 8;
+
+	*byte = value ? *byte | mask : *byte & ~mask;
+}
+
+static inline bool lab_get_bit(const void *caps, unsigned int bit)
+{
+	return ((const u8 *)caps)[bit / 8] & BIT(7 - bit % 8);
 }
 
 static inline void lab_set_status(void *out, u8 status, u32 syndrome)
@@ -263,29 +327,38 @@ struct lab_vf *lab_vf_by_vhca_id(struct lab_pf *pf, u16 vhca_id);
 u16 lab_vhca_id(const struct lab_vf *vf);
 
 /* cmd.c */
-void lab_dispatch(struct lab_pf *pf, const void *in, int in_size, void *out,
-		  int out_size);
+int lab_dispatch(struct lab_pf *pf, const void *in, int in_size, void *out,
+		 int out_size);
 void lab_apply_reset(struct lab_vf *vf);
 ktime_t lab_duration(const struct lab_vf *vf, u64 bytes, u64 bytes_per_s);
 
+/* async.c */
+void lab_async_abort(struct lab_pf *pf);
+
 /* save.c */
 u64 lab_required_bytes(struct lab_vf *vf, bool incremental);
+u64 lab_chunk_bytes(const struct lab_vf *vf, u64 bytes);
+enum lab_where lab_save_kind(struct lab_vf *vf, const void *in);
 void lab_save_claim(struct lab_async *async);
-void lab_save_execute(struct lab_async *async);
+ktime_t lab_save_execute(struct lab_async *async);
 void lab_save_finish(struct lab_async *async);
 
 /* load.c */
-void lab_load_execute(struct lab_vf *vf, const void *in, void *out);
+void lab_load_execute(struct lab_vf *vf, const void *in, void *out,
+		      const struct lab_fault *fault);
 
 /* image.c */
 struct lab_image {
 	bool full;
 	bool final;
+	bool damage;
+	u64 room;	/* for the image, in bytes; more is a chunk for later */
 };
 
 u64 lab_image_bytes(u64 nblocks);
 int lab_image_write(struct lab_vf *vf, struct lab_mkey *mkey,
-		    const struct lab_image *image, u64 *length, u32 *syndrome);
+		    struct lab_image *image, u64 *length, u32 *syndrome);
+int lab_image_damage(struct lab_vf *vf, struct lab_mkey *mkey, u64 length);
 int lab_image_load(struct lab_vf *vf, struct lab_mkey *mkey, u64 length,
 		   u32 *syndrome);
 
@@ -304,9 +377,16 @@ int lab_mkey_copy(struct lab_pf *pf, struct lab_mkey *mkey, u64 offset,
 bool lab_mkey_mapped(struct lab_pf *pf, struct lab_mkey *mkey, u64 length);
 unsigned long lab_objects_left(struct lab_pf *pf, const char **kind);
 
+/* faults.c */
+extern const struct file_operations lab_faults_fops;
+void lab_faults_init(struct lab_faults *faults, bool objects);
+void lab_faults_clear(struct lab_faults *faults);
+struct lab_fault lab_fault_for(struct lab_faults *faults, enum lab_where where);
+
 /* debugfs.c */
 __printf(3, 4) void lab_assert_fired(struct lab_pf *pf, enum lab_assertion id,
 				     const char *fmt, ...);
+void lab_debugfs_add_pf(struct lab_pf *pf);
 void lab_debugfs_add_vf(struct lab_vf *vf);
 void lab_debugfs_init(void);
 void lab_debugfs_exit(void);

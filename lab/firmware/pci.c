@@ -24,7 +24,11 @@ static const struct lab_knobs lab_default_knobs = {
 	.save_bytes_per_s = 200 << 20,
 	.load_bytes_per_s = 200 << 20,
 	.latency_us = 500,
+	.chunk_bytes = 4 << 20,
 };
+
+/* mlx5_core's: after that long it takes a command for lost. */
+#define LAB_DEFAULT_TIMEOUT_MS 60000
 
 struct workqueue_struct *lab_workqueue;
 static struct pci_driver lab_driver;
@@ -96,12 +100,20 @@ static void lab_free_vfs(struct lab_pf *pf)
 
 	for (i = 0; i < pf->num_vfs; i++) {
 		debugfs_remove_recursive(pf->vfs[i].dir);
+		lab_faults_clear(&pf->vfs[i].faults);
 		lab_state_free(&pf->vfs[i].state);
 		mutex_destroy(&pf->vfs[i].lock);
 	}
 	kvfree(pf->vfs);
 	pf->vfs = NULL;
 	pf->num_vfs = 0;
+}
+
+static void lab_disable_work(struct work_struct *work)
+{
+	struct lab_vf *vf = container_of(work, struct lab_vf, disable);
+
+	blocking_notifier_call_chain(&vf->notifiers, MLX5_PF_NOTIFY_DISABLE_VF, NULL);
 }
 
 static int lab_alloc_vfs(struct lab_pf *pf, int num_vfs)
@@ -117,6 +129,9 @@ static int lab_alloc_vfs(struct lab_pf *pf, int num_vfs)
 		vf->pf = pf;
 		vf->id = i;
 		vf->knobs = lab_default_knobs;
+		vf->migratable = true;
+		lab_faults_init(&vf->faults, false);
+		INIT_WORK(&vf->disable, lab_disable_work);
 		mutex_init(&vf->lock);
 		BLOCKING_INIT_NOTIFIER_HEAD(&vf->notifiers);
 		pf->num_vfs = i + 1;
@@ -145,18 +160,35 @@ static void lab_name_vfs(struct lab_pf *pf)
 	}
 }
 
+/* The drivers are gone, so nothing of theirs may be on its way. */
+static void lab_check_async(struct lab_pf *pf)
+{
+	int tries = 100;
+
+	/* A driver may go on as soon as its callback has run, a moment earlier. */
+	while (atomic_read(&pf->async_running) && tries--)
+		usleep_range(1000, 2000);
+	if (atomic_read(&pf->async_running))
+		lab_assert_fired(pf, LAB_ASSERT_LEFT_AT_EXIT,
+				 "%d asynchronous commands left when the VFs went away",
+				 atomic_read(&pf->async_running));
+}
+
 static void lab_disable_sriov(struct lab_pf *pf)
 {
 	int i;
 
 	if (!pf->num_vfs)
 		return;
+	lab_async_abort(pf);
 	for (i = 0; i < pf->num_vfs; i++)
 		blocking_notifier_call_chain(&pf->vfs[i].notifiers,
 					     MLX5_PF_NOTIFY_DISABLE_VF, NULL);
 	pci_disable_sriov(pf->pdev);
+	lab_check_async(pf);
 	/* Commands on their way hold pointers to the VFs. */
 	flush_workqueue(lab_workqueue);
+	lab_async_abort(pf);
 	while (atomic_read(&pf->async_running))
 		usleep_range(100, 200);
 	lab_free_vfs(pf);
@@ -228,9 +260,10 @@ static int lab_alloc_caps(struct mlx5_core_dev *mdev)
 			return -ENOMEM;
 	}
 	/* adv_virtualization stays clear: no device dirty tracking. */
-	lab_set_bit(mdev->caps.hca[MLX5_CAP_GENERAL]->cur, LAB_CAP_MIGRATION);
-	lab_set_bit(mdev->caps.hca[MLX5_CAP_GENERAL_2]->cur, LAB_CAP2_MULTI_LOAD);
-	lab_set_bit(mdev->caps.hca[MLX5_CAP_GENERAL_2]->cur, LAB_CAP2_TRACKING_STATE);
+	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL]->cur, LAB_CAP_MIGRATION, true);
+	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL_2]->cur, LAB_CAP2_MULTI_LOAD, true);
+	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL_2]->cur, LAB_CAP2_TRACKING_STATE,
+		    true);
 	return 0;
 }
 
@@ -245,6 +278,8 @@ static void lab_remove(struct pci_dev *pdev)
 	if (left)
 		lab_assert_fired(pf, LAB_ASSERT_LEFT_AT_EXIT,
 				 "%lu %s left when the PF went away", left, kind);
+	debugfs_remove_recursive(pf->dir);
+	lab_faults_clear(&pf->faults);
 	lab_free_caps(pf->mdev);
 	kvfree(pf->mdev);
 	kfree(pf);
@@ -266,6 +301,10 @@ static int lab_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pf->pdev = pdev;
 	mutex_init(&pf->intf_lock);
 	mutex_init(&pf->objects_lock);
+	spin_lock_init(&pf->held_lock);
+	INIT_LIST_HEAD(&pf->held);
+	pf->timeout_ms = LAB_DEFAULT_TIMEOUT_MS;
+	lab_faults_init(&pf->faults, true);
 	xa_init_flags(&pf->pds, XA_FLAGS_ALLOC1);
 	xa_init_flags(&pf->mkeys, XA_FLAGS_ALLOC1);
 	pf->mdev->device = &pdev->dev;
@@ -285,6 +324,7 @@ static int lab_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	}
 	pci_set_master(pdev);
 	pf->domain = iommu_get_domain_for_dev(&pdev->dev);
+	lab_debugfs_add_pf(pf);
 	return 0;
 }
 

@@ -23,6 +23,12 @@ u64 lab_required_bytes(struct lab_vf *vf, bool incremental)
 	return lab_image_bytes(blocks);
 }
 
+/* The room that one image of a VF with @bytes to give asks for, in chunk mode. */
+u64 lab_chunk_bytes(const struct lab_vf *vf, u64 bytes)
+{
+	return min(bytes, max(vf->knobs.chunk_bytes, lab_image_bytes(1)));
+}
+
 static int lab_refuse(u32 *syndrome, u32 why, int status)
 {
 	*syndrome = why;
@@ -40,7 +46,7 @@ static int lab_check_flags(struct lab_vf *vf, bool incremental, bool track,
 		return lab_refuse(syndrome, LAB_SYND_TRACK_SUSPENDED,
 				  MLX5_CMD_STAT_BAD_RES_STATE_ERR);
 	}
-	if (incremental && !vf->tracked) {
+	if (incremental && !vf->tracked && !vf->chunks_left) {
 		lab_assert_fired(pf, LAB_ASSERT_SAVE_UNTRACKED,
 				 "%s: incremental SAVE without tracking", vf->name);
 		return lab_refuse(syndrome, LAB_SYND_NOT_TRACKED,
@@ -56,12 +62,15 @@ static int lab_check_flags(struct lab_vf *vf, bool incremental, bool track,
 }
 
 static int lab_write_checked(struct lab_vf *vf, struct lab_mkey *mkey, u64 size,
-			     const struct lab_image *image, u64 *length, u32 *syndrome)
+			     struct lab_image *image, u64 *length, u32 *syndrome)
 {
 	u64 needed = lab_required_bytes(vf, !image->full);
 
 	/* A tracked VF that did not change since QUERY has an empty image. */
-	needed = max(needed, lab_image_bytes(0));
+	needed = max(needed, lab_image_bytes(0)) + vf->knobs.growth_bytes;
+	if (image->final && vf->in_chunks)
+		needed = min(needed, lab_image_bytes(1));
+	image->room = size;
 	if (size > mkey->length) {
 		lab_assert_fired(vf->pf, LAB_ASSERT_BEYOND_MKEY,
 				 "%s: SAVE of %llu bytes into an mkey of %llu",
@@ -75,13 +84,48 @@ static int lab_write_checked(struct lab_vf *vf, struct lab_mkey *mkey, u64 size,
 	return lab_image_write(vf, mkey, image, length, syndrome);
 }
 
+/* A cancelled pre-copy: the driver asks to stop tracking, without data. */
+static bool lab_is_cleanup(const struct lab_vf *vf, const void *in)
+{
+	u8 flags = ((const u8 *)in)[8];
+
+	return !(flags & (LAB_SAVE_INCREMENTAL | LAB_SAVE_SET_TRACK)) &&
+	       !vf->responder_suspended && (vf->tracked || !lab_get32(in, 24));
+}
+
+/* Tell what a SAVE is for, from its flags and the VF's state. */
+enum lab_where lab_save_kind(struct lab_vf *vf, const void *in)
+{
+	u8 flags = ((const u8 *)in)[8];
+
+	if (flags & LAB_SAVE_SET_TRACK)
+		return flags & LAB_SAVE_INCREMENTAL ? LAB_WHERE_SAVE_MIDDLE
+						    : LAB_WHERE_SAVE_INITIAL;
+	return lab_is_cleanup(vf, in) ? LAB_WHERE_SAVE_CLEANUP : LAB_WHERE_SAVE_FINAL;
+}
+
 static void lab_count_kind(struct lab_vf *vf, bool incremental, bool track)
 {
 	enum lab_counter kind = LAB_COUNT_SAVE_FINAL;
 
 	if (track)
 		kind = incremental ? LAB_COUNT_SAVE_MIDDLE : LAB_COUNT_SAVE_INITIAL;
+	else if (vf->chunks_left)
+		kind = LAB_COUNT_SAVE_CHUNK;
 	lab_count(vf, kind, 1);
+}
+
+/* What is left of a final image that goes out in chunks. */
+static void lab_note_chunks(struct lab_async *async, bool final)
+{
+	struct lab_vf *vf = async->vf;
+	u64 left = 0;
+
+	vf->chunks_left = final && vf->in_chunks &&
+			  !bitmap_empty(vf->state.dirty, vf->state.nblocks);
+	if (vf->chunks_left)
+		left = lab_chunk_bytes(vf, lab_required_bytes(vf, true));
+	lab_put32(async->out, 12, left);
 }
 
 static int lab_save_locked(struct lab_async *async, u64 *length, u32 *syndrome)
@@ -89,16 +133,20 @@ static int lab_save_locked(struct lab_async *async, u64 *length, u32 *syndrome)
 	struct lab_vf *vf = async->vf;
 	bool incremental = async->in[8] & LAB_SAVE_INCREMENTAL;
 	bool track = async->in[8] & LAB_SAVE_SET_TRACK;
-	struct lab_image image = { .full = !incremental, .final = !track };
+	struct lab_image image = {
+		.full = !incremental,
+		.final = !track,
+		.damage = async->fault.damage,
+	};
 	struct lab_mkey *mkey;
 	int status;
 
 	if (!async->running_save)
 		return lab_refuse(syndrome, LAB_SYND_SAVE_BUSY,
 				  MLX5_CMD_STAT_RES_BUSY);
-	/* A cancelled pre-copy: the driver asks to stop tracking, without data. */
-	if (!incremental && !track && !vf->responder_suspended &&
-	    (vf->tracked || !lab_get32(async->in, 24))) {
+	if (async->fault.status)
+		return lab_refuse(syndrome, async->fault.syndrome, async->fault.status);
+	if (lab_is_cleanup(vf, async->in)) {
 		vf->tracked = false;
 		lab_count(vf, LAB_COUNT_SAVE_CLEANUP, 1);
 		return MLX5_CMD_STAT_OK;
@@ -116,6 +164,7 @@ static int lab_save_locked(struct lab_async *async, u64 *length, u32 *syndrome)
 	if (status)
 		return status;
 	vf->tracked = track;
+	lab_note_chunks(async, !track);
 	lab_count_kind(vf, incremental, track);
 	lab_count(vf, LAB_COUNT_SAVE_BYTES, *length);
 	return MLX5_CMD_STAT_OK;
@@ -132,8 +181,8 @@ void lab_save_claim(struct lab_async *async)
 				 "%s: SAVE while another one runs", vf->name);
 }
 
-/* Do the SAVE in process context and arrange for its completion in time. */
-void lab_save_execute(struct lab_async *async)
+/* Do the SAVE, in process context; returns when the firmware would be done. */
+ktime_t lab_save_execute(struct lab_async *async)
 {
 	struct lab_vf *vf = async->vf;
 	u32 syndrome = LAB_SYND_NONE;
@@ -154,7 +203,7 @@ void lab_save_execute(struct lab_async *async)
 			lab_duration(vf, length, vf->knobs.save_bytes_per_s));
 	mutex_unlock(&vf->lock);
 	async->length = length;
-	hrtimer_start(&async->done, due, HRTIMER_MODE_ABS_HARD);
+	return due;
 }
 
 /* The firmware is done with the memory: it must still be there. In hard IRQ. */

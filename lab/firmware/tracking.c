@@ -116,7 +116,7 @@ EXPORT_SYMBOL(mlx5_vector2eqn);
 #endif
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
-/* Every VF of the stand-in may be migrated. */
+/* Whether a VF may be migrated at all is an administrator's choice: a knob. */
 int mlx5_vport_get_other_func_cap(struct mlx5_core_dev *mdev, u16 vport, void *out,
 				  u16 opmod)
 {
@@ -126,7 +126,8 @@ int mlx5_vport_get_other_func_cap(struct mlx5_core_dev *mdev, u16 vport, void *o
 		return -EINVAL;
 	memset(out, 0, MLX5_ST_SZ_BYTES(query_hca_cap_out));
 	if (opmod == MLX5_CAP_GENERAL_2)
-		lab_set_bit((u8 *)out + LAB_CAP_OFFSET, LAB_CAP2_MIGRATABLE);
+		lab_put_bit((u8 *)out + LAB_CAP_OFFSET, LAB_CAP2_MIGRATABLE,
+			    pf->vfs[vport - 1].migratable);
 	return 0;
 }
 EXPORT_SYMBOL(mlx5_vport_get_other_func_cap);

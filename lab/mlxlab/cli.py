@@ -68,6 +68,17 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Path(file_okay=False, path_type=Path),
                 help="Folder that the guest sees as $MLXLAB_OUT. Default: a new one in the cache.",
             ),
+            click.option(
+                "--profile",
+                metavar="NAME",
+                help="Settings of the firmware: see mlxlab profiles.",
+            ),
+            click.option(
+                "--fw",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Set a knob of the PF or of every VF before the driver takes the VFs.",
+            ),
             click.option("-q", "--quiet", is_flag=True, help="Print no progress."),
         )
     ):
@@ -82,16 +93,35 @@ def _job(
     memory: int,
     out: Path | None,
     quiet: bool,
+    profile: str | None,
+    fw: tuple[str, ...],
     command: tuple[str, ...] = (),
     timeout_s: float | None = None,
     environment: tuple[str, ...] = (),
+    expect: tuple[str, ...] = (),
+    allow: tuple[str, ...] = (),
 ) -> tuple[Entry, Job, Progress]:
+    from mlxlab import firmware
     from mlxlab.lab import Job
+    from mlxlab.report import Expected
     from mlxlab.table import pick
     from mlxlab.vm import Machine
     from mlxpatch.progress import Progress
 
-    job = Job(command, Machine(cpus, memory, vfs), out, timeout_s, environment)
+    settings = [firmware.setting(word) for word in fw]
+    if profile is not None:
+        chosen = firmware.pick(profile)
+        settings = [*chosen.settings, *settings]
+        memory = max(memory, chosen.memory_mib)
+    job = Job(
+        command,
+        Machine(cpus, memory, vfs),
+        out,
+        timeout_s,
+        environment,
+        settings,
+        Expected(frozenset(expect), frozenset(allow)),
+    )
     return pick(kernel), job, Progress("mlxlab", quiet=quiet)
 
 
@@ -105,6 +135,15 @@ def _job(
 )
 @click.option(
     "-e", "--env", multiple=True, metavar="NAME=VALUE", help="Set a variable for COMMAND."
+)
+@click.option(
+    "--expect",
+    multiple=True,
+    metavar="ASSERTION",
+    help="The run is about this firmware assertion: it fails if it does not fire.",
+)
+@click.option(
+    "--allow", multiple=True, metavar="ASSERTION", help="This firmware assertion may fire."
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -175,10 +214,46 @@ def kernels() -> None:
     click.echo(f"the cache, {cache.root()}, holds {cache.size_bytes() / 1e9:.1f} GB")
 
 
+@cli.command()
+def profiles() -> None:
+    """List the profiles of the simulated firmware."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mlxlab import firmware
+
+    listing = Table(box=None)
+    for column in ("profile", "what it is"):
+        listing.add_column(column)
+    for profile in firmware.profiles().values():
+        listing.add_row(profile.name, profile.summary)
+    Console().print(listing)
+
+
+@cli.command()
+@click.argument("bdf")
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+def fw(bdf: str, settings: tuple[str, ...]) -> None:
+    """Show or set the knobs of the simulated firmware, inside the lab's guest.
+
+    BDF is the PF ($MLXLAB_PF: capabilities, faults of PDs and mkeys) or a VF. fault=RULE adds a
+    fault, fault=clear drops all; docs/lab.md has the knobs and the rules.
+    """
+    from mlxlab import firmware
+
+    firmware.apply(bdf, settings)
+    if settings:
+        return
+    for name, value in firmware.show(bdf).items():
+        click.echo(f"{name:<20} {value}")
+    for name, text in firmware.figures(bdf).items():
+        for line in text.splitlines():
+            click.echo(f"{name:<20} {line}")
+
+
 for _name, _summary in (
     ("exec", "run another command in a lab that was kept"),
     ("stop", "end a lab that was kept"),
-    ("fw", "show and set the firmware's knobs"),
     ("clean", "empty the cache"),
     ("matrix", "validate several kernels or revisions, one table"),
     ("qemu", "live-migrate a nested QEMU"),

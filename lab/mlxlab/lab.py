@@ -7,18 +7,20 @@ import contextlib
 import json
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
 from mlxlab import interactive, lock, monitor, runs, tree, verdict, vm
 from mlxlab.errors import NotStartedError
+from mlxlab.report import Expected
 from mlxpatch import cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
+    from mlxlab.firmware import Setting
     from mlxlab.runs import Run
     from mlxlab.table import Entry
     from mlxpatch.progress import Progress
@@ -44,6 +46,8 @@ class Job:
         out: the folder that the guest may write to, if not one of the run's own.
         timeout_s: how long the VM may take in all.
         environment: NAME=VALUE words for the command.
+        expected: firmware assertions that must or may fire.
+        firmware: settings of the simulated firmware, in force before the driver takes the VFs.
     """
 
     command: Sequence[str]
@@ -51,6 +55,8 @@ class Job:
     out: Path | None = None
     timeout_s: float | None = None
     environment: Sequence[str] = ()
+    firmware: Sequence[Setting] = ()
+    expected: Expected = field(default_factory=Expected)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def _one(
                 outcome = see_through(boot, place)
             finally:
                 place.close()
-        return Result(verdict.tell(outcome, place, progress), place)
+        return Result(verdict.tell(outcome, place, progress, job.expected), place)
 
 
 @contextlib.contextmanager
@@ -128,6 +134,7 @@ def _settle(place: Run, job: Job, mode: str) -> None:
         mode=mode,
         command=job.command,
         environment=job.environment,
+        firmware=[setting.line for setting in job.firmware],
     )
 
 

@@ -72,14 +72,45 @@ def taint_names(flags: int) -> list[str]:
     return [name for bit, name in {**_BAD_PAGE, **_TAINTS}.items() if flags & 1 << bit]
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Firmware assertions that a run is about: those that must fire, and those that may."""
+
+    must: frozenset[str] = frozenset()
+    may: frozenset[str] = frozenset()
+
+    def surprises(self, report: Report) -> list[str]:
+        """Return what is not as expected, a line each."""
+        fired = report.assertions
+        known = self.must | self.may
+        return [
+            *(
+                f"firmware assertion {name} fired {count} times"
+                for name, count in fired.items()
+                if name not in known
+            ),
+            *(
+                f"firmware assertion {name} was expected, and did not fire"
+                for name in sorted(self.must - set(fired))
+                if report.ended
+            ),
+        ]
+
+
 def exit_status(
-    report: Report, *, splats: int, lost: bool, timed_out: bool, interrupted: bool = False
+    report: Report,
+    *,
+    splats: int,
+    lost: bool,
+    timed_out: bool,
+    interrupted: bool = False,
+    expected: Expected | None = None,
 ) -> int:
     """Return mlxlab's exit status for a run.
 
     A splat comes first, since it explains the rest: a panic loses the VM.
     """
-    if splats or taint_names(report.taint) or report.assertions:
+    if splats or taint_names(report.taint) or (expected or Expected()).surprises(report):
         return errors.SPLAT
     if timed_out:
         return errors.TIMEOUT

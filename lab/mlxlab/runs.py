@@ -76,10 +76,12 @@ def write_settings(
     mode: str,
     command: Sequence[str] = (),
     environment: Sequence[str] = (),
+    firmware: Sequence[str] = (),
 ) -> None:
     """Write what the session script in the guest reads.
 
-    ``environment`` has NAME=VALUE words for the command, beside what it always gets.
+    ``environment`` has NAME=VALUE words for the command, beside what it always gets; ``firmware``
+    lines ``SCOPE KNOB VALUE``.
     """
     variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     variables["PATH"] = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
@@ -101,4 +103,5 @@ def write_settings(
     lines += [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
     with cache.writing(run.path):
         (run.path / "settings").write_text("\n".join(lines) + "\n")
+        (run.path / "firmware").write_text("".join(f"{line}\n" for line in firmware))
         (run.path / "command").write_text(f"exec {shlex.join(command)}\n")

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from mlxlab import splats
-from mlxlab.report import exit_status, taint_names
+from mlxlab.report import Expected, exit_status, taint_names
 from mlxpatch import cache
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ _SPLAT_LINES = 40
 _TAIL_LINES = 15
 
 
-def tell(outcome: Outcome, place: Run, progress: Progress) -> int:
+def tell(outcome: Outcome, place: Run, progress: Progress, expected: Expected | None = None) -> int:
     """Say what went wrong, in order of weight; return mlxlab's exit status."""
     report = outcome.report
+    surprises = (expected or Expected()).surprises(report)
     console = _read(place.console)
     found = splats.merge(_read(place.dmesg), console)
     status = exit_status(
@@ -33,10 +34,11 @@ def tell(outcome: Outcome, place: Run, progress: Progress) -> int:
         lost=bool(outcome.lost),
         timed_out=outcome.timed_out,
         interrupted=outcome.interrupted,
+        expected=expected,
     )
     _tell_splats(found, report.taint, progress)
-    for name, count in report.assertions.items():
-        progress.note(f"firmware assertion {name} fired {count} times")
+    for surprise in surprises:
+        progress.note(surprise)
     if outcome.timed_out:
         progress.note("the time limit is over; the VM was ended")
     elif report.failure is not None:
@@ -45,7 +47,7 @@ def tell(outcome: Outcome, place: Run, progress: Progress) -> int:
         progress.note(f"the VM was lost: {outcome.lost}")
     if outcome.lost or report.failure is not None:
         _tell_tail(console, progress)
-    if outcome.lost or found or report.assertions or report.failure is not None:
+    if outcome.lost or found or surprises or report.failure is not None:
         progress.note(f"logs of this run: {place.path}")
     if _has_files(place.out):
         progress.say(f"output of this run: {place.out}")
