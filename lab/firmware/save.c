@@ -68,9 +68,12 @@ static int lab_write_checked(struct lab_vf *vf, struct lab_mkey *mkey, u64 size,
 
 	/* A tracked VF that did not change since QUERY has an empty image. */
 	needed = max(needed, lab_image_bytes(0)) + vf->knobs.growth_bytes;
-	if (image->final && vf->in_chunks)
-		needed = min(needed, lab_image_bytes(1));
 	image->room = size;
+	if (image->final && vf->in_chunks) {
+		needed = min(needed, lab_image_bytes(1));
+		/* A driver may offer more room than QUERY asked for. */
+		image->room = min(size, lab_chunk_bytes(vf, U64_MAX));
+	}
 	if (size > mkey->length) {
 		lab_assert_fired(vf->pf, LAB_ASSERT_BEYOND_MKEY,
 				 "%s: SAVE of %llu bytes into an mkey of %llu",

@@ -112,7 +112,9 @@ def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_
         (["demo", "--vfs", "1"], "needs two VFs"),
         (["run", "--env", "1=2", "--", "true"], "not NAME=VALUE"),
         (["matrix"], "not built yet"),
-        (["fw", "0000:01:00.1"], "not built yet"),
+        (["run", "--profile", "nope", "--", "true"], "no profile 'nope'"),
+        (["run", "--fw", "latency", "--", "true"], "not KEY=VALUE"),
+        (["qemu"], "not built yet"),
     ],
 )
 def test_usage_errors_exit_with_2(arguments: list[str], said: str) -> None:

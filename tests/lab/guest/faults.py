@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxlab import firmware
+from mlxtrace.vfio import Device, State, VfioError
 
 PF = os.environ["MLXLAB_PF"]
 SOURCE, TARGET = os.environ["MLXLAB_VF0"], os.environ["MLXLAB_VF1"]
@@ -68,6 +69,18 @@ def migrate(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
+def cancel() -> str:
+    """Enter pre-copy and leave it again, where the cleanup SAVE is; return the driver's answer."""
+    with Device.open(SOURCE) as vf:
+        with vf.save(State.PRE_COPY) as stream:
+            stream.wait(5)
+        try:
+            vf.set_state(State.RUNNING)
+        except VfioError as error:
+            return str(error)
+    return "ok"
+
+
 def hits(device: str) -> int:
     """Return how often the rules of ``device`` struck."""
     text = firmware.figures(device).get("faults", "")
@@ -114,8 +127,14 @@ def run(name: str, case: Case) -> dict[str, Any]:
 def main() -> None:
     """Run all cases, or those named."""
     firmware.apply(PF, ["timeout_ms=1500"])
-    names = sys.argv[2:] or list(CASES)
-    results = {name: run(name, CASES[name]) for name in names}
+    names = sys.argv[2:] or [*CASES, "cleanup"]
+    results: dict[str, Any] = {name: run(name, CASES[name]) for name in names if name in CASES}
+    if "cleanup" in names:
+        firmware.apply(SOURCE, ["fault=save_cleanup status=5 syndrome=0xabc00b"])
+        said = cancel()
+        results["cleanup"] = {"said": said, "hits": hits(SOURCE), "after": {"stderr": ""}}
+        firmware.apply(SOURCE, ["fault=clear"])
+        results["cleanup"]["after"]["status"] = migrate().returncode
     results["objects"] = firmware.figures(PF)["objects"].splitlines()
     Path(sys.argv[1]).write_text(json.dumps(results, indent=1))
 
