@@ -139,7 +139,7 @@ def apply(bdf: str, words: Sequence[str], root: Path = ROOT) -> None:
             raise Error(f"{bdf} has no knob {key}", f"it has {known} and fault")
         try:
             # Not buffered: the kernel's answer is about this very value.
-            descriptor = os.open(path, os.O_WRONLY)
+            descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
             try:
                 os.write(descriptor, f"{value}\n".encode())
             finally:
