@@ -91,9 +91,54 @@ def test_a_kernel_warning_fails_the_run_and_is_printed(tmp_path: Path, provoke: 
 
 
 def test_a_firmware_assertion_fails_the_run_and_is_named(tmp_path: Path, provoke: Path) -> None:
-    result = lab_run(tmp_path, "insmod", provoke, "what=misuse")
+    result = lab_run(tmp_path, "insmod", provoke, "what=wrong_order")
     assert result.returncode == 120
     assert "wrong_order" in result.stderr
+
+
+def test_every_assertion_of_the_firmware_can_fire(tmp_path: Path, provoke: Path) -> None:
+    """One boot: each misuse is noticed as what it is, and an expected one fails no run."""
+    names = [
+        *("two_saves", "suspend_during_save", "save_untracked", "track_suspended"),
+        *("beyond_mkey", "mkey_destroyed_busy", "pd_busy", "unmapped", "load_running"),
+        *("resume_incomplete", "wrong_order", "left_at_exit"),
+    ]
+    script = f"""
+    fw=/sys/kernel/debug/mlx5_lab
+    mlxlab fw $MLXLAB_VF0 size_bytes=65536 latency_us=300000
+    cp $fw/assertions $MLXLAB_OUT/before
+    for name in {" ".join(names)}; do
+        insmod {provoke} what=$name || exit 1
+        rmmod provoke
+        if [ $name = left_at_exit ]; then
+            echo 0 >/sys/bus/pci/devices/$MLXLAB_PF/sriov_numvfs
+            echo $MLXLAB_PF >/sys/bus/pci/drivers/mlx5_lab/unbind
+        else
+            echo 1 >/sys/bus/pci/devices/$MLXLAB_VF0/reset
+        fi
+        cat $fw/assertions >$MLXLAB_OUT/$name
+    done
+    """
+    words = mlxlab("run", "--kernel", KERNEL, "--timeout", "120", "--out", tmp_path)
+    words += [word for name in names for word in ("--expect", name)]
+    result = subprocess.run(
+        [*words, "--", "sh", "-c", script], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+    def counts(name: str) -> dict[str, int]:
+        lines = (tmp_path / name).read_text().splitlines()
+        return {key: int(value) for key, value in (line.split() for line in lines)}
+
+    before = counts("before")
+    assert set(before) == set(names)
+    for name in names:
+        after = counts(name)
+        fired = {key for key, value in after.items() if value != before[key]}
+        # A key that is gone takes its memory's mapping with it.
+        also = {"unmapped"} if name == "mkey_destroyed_busy" else set()
+        assert fired == {name} | also, name
+        before = after
 
 
 def test_a_panic_is_a_splat_not_the_commands_failure(tmp_path: Path) -> None:
