@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Boot once and run every case of guest/faults.py."""
     out = tmp_path_factory.mktemp("faults")
     script = GUEST / "faults.py"
-    # What upstream's driver leaves behind after a failed SAVE is its own affair.
     words = mlxlab("run", "--kernel", KERNEL, "--timeout", "500", "--out", out)
-    words += ["--allow", "pd_busy", "--allow", "left_at_exit", "--"]
+    # Upstream's driver may free a PD under a live mkey when a SAVE fails and the session ends at
+    # once; nothing else is forgiven.
+    words += ["--allow", "pd_busy", "--"]
     done = subprocess.run(
         [*words, "python", str(script), str(out / "faults.json")],
         cwd=REPOSITORY,
@@ -115,7 +117,7 @@ def test_every_place_and_every_kind_has_a_case() -> None:
     text = (GUEST / "faults.py").read_text()
     source = (REPOSITORY / "lab/firmware/faults.c").read_text()
     for place in source.partition("lab_where_names[")[2].partition("};")[0].split('"')[1::2]:
-        assert place in text, place
+        assert re.search(rf'"{place} |fault={place} ', text), place
     for kind in (
         "status=",
         "syndrome=",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.backends.ctypes_bits import class_name, field_enums
-from genbindings.backends.python_functions import function_text
+from genbindings.backends.python_functions import stub_lines
 from genbindings.backends.python_text import WIDTH, docstring, identifier, module_doc, tidy
 from genbindings.ifc import is_reserved
 from genbindings.ifc_enums import EnumClass, enum_classes
@@ -40,9 +40,7 @@ def render(header: Header) -> str:
         .render(
             spdx=header.spdx,
             docstring=docstring(module_doc(header), 0),
-            functions=[
-                f"{function_text(function).signature} ..." for function in header.functions.values()
-            ],
+            functions=stub_lines(header),
             constants=[
                 f"{identifier(constant.name)}: {type(constant.value).__name__}"
                 for constant in header.distinct_constants()

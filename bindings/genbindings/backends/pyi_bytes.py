@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.backends.ctypes_bytes import ModuleText
-from genbindings.backends.python_functions import function_text
+from genbindings.backends.python_functions import stub_lines
 from genbindings.backends.python_text import docstring, identifier, import_from, module_doc, tidy
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def render(header: Header) -> str:
         .render(
             spdx=header.spdx,
             docstring=docstring(module_doc(header), 0),
-            functions=[
-                f"{function_text(function).signature} ..." for function in header.functions.values()
-            ],
+            functions=stub_lines(header),
             imports=[
                 import_from("ctypes", text.annotation_names()),
                 import_from("mlxuapi.runtime", text.base_names()),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from genbindings.backends.python_text import WIDTH, docstring
 
 if TYPE_CHECKING:
-    from genbindings.model import Function
+    from genbindings.model import Function, Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,11 @@ def function_text(function: Function) -> FunctionText:
         docstring(doc, 4),
         body if len(body) <= WIDTH else _broken(function.expression),
     )
+
+
+def stub_lines(header: Header) -> list[str]:
+    """Return the functions of ``header`` as a stub declares them."""
+    return [f"{function_text(each).signature} ..." for each in header.functions.values()]
 
 
 def _broken(expression: str) -> str:
