@@ -13,10 +13,12 @@ from genbindings import console
 from genbindings.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from mlxlab.firmware import Setting
     from mlxlab.lab import Job
     from mlxlab.table import Entry
+    from mlxlab.vm import Machine
     from mlxpatch.progress import Progress
 
 _DEFAULT_KERNEL = "upstream-6.12"
@@ -86,24 +88,67 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _command_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        (
+            click.option(
+                "--timeout",
+                type=click.FloatRange(min=1),
+                metavar="SECONDS",
+                help="End the run after this time in the VM (exit status 124).",
+            ),
+            click.option(
+                "-e", "--env", multiple=True, metavar="NAME=VALUE", help="A variable for COMMAND."
+            ),
+            click.option(
+                "--expect",
+                multiple=True,
+                metavar="ASSERTION",
+                help="The run is about this firmware assertion: it fails if it does not fire.",
+            ),
+            click.option(
+                "--allow",
+                multiple=True,
+                metavar="ASSERTION",
+                help="This firmware assertion may fire.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _new_job(
+    machine: Machine,
+    command: tuple[str, ...] = (),
+    timeout: float | None = None,
+    env: tuple[str, ...] = (),
+    expect: tuple[str, ...] = (),
+    allow: tuple[str, ...] = (),
+    out: Path | None = None,
+    settings: Sequence[Setting] = (),
+) -> Job:
+    from mlxlab.lab import Job
+    from mlxlab.report import Expected
+
+    for word in env:
+        if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", word):
+            raise UsageError(f"--env {word}: not NAME=VALUE")
+    expected = Expected(frozenset(expect), frozenset(allow))
+    return Job(command, machine, out, timeout, env, settings, expected)
+
+
 def _job(
     kernel: str,
     vfs: int,
     cpus: int,
     memory: int,
-    out: Path | None,
     quiet: bool,
     profile: str | None,
     fw: tuple[str, ...],
-    command: tuple[str, ...] = (),
-    timeout_s: float | None = None,
-    environment: tuple[str, ...] = (),
-    expect: tuple[str, ...] = (),
-    allow: tuple[str, ...] = (),
+    **options: Any,
 ) -> tuple[Entry, Job, Progress]:
     from mlxlab import firmware
-    from mlxlab.lab import Job
-    from mlxlab.report import Expected
     from mlxlab.table import pick
     from mlxlab.vm import Machine
     from mlxpatch.progress import Progress
@@ -113,42 +158,26 @@ def _job(
         chosen = firmware.pick(profile)
         settings = [*chosen.settings, *settings]
         memory = max(memory, chosen.memory_mib)
-    job = Job(
-        command,
-        Machine(cpus, memory, vfs),
-        out,
-        timeout_s,
-        environment,
-        settings,
-        Expected(frozenset(expect), frozenset(allow)),
-    )
+    job = _new_job(Machine(cpus, memory, vfs), settings=settings, **options)
     return pick(kernel), job, Progress("mlxlab", quiet=quiet)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
 @_machine_options
+@_command_options
 @click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    metavar="SECONDS",
-    help="End the run after this time in the VM (exit status 124).",
+    "--keep", is_flag=True, help="Leave the VM there: for mlxlab exec, until mlxlab stop."
 )
 @click.option(
-    "-e", "--env", multiple=True, metavar="NAME=VALUE", help="Set a variable for COMMAND."
-)
-@click.option(
-    "--expect",
-    multiple=True,
-    metavar="ASSERTION",
-    help="The run is about this firmware assertion: it fails if it does not fire.",
-)
-@click.option(
-    "--allow", multiple=True, metavar="ASSERTION", help="This firmware assertion may fire."
+    "--idle",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30,
+    show_default=True,
+    metavar="MINUTES",
+    help="With --keep: end the VM after this time without a command.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(
-    timeout: float | None, env: tuple[str, ...], command: tuple[str, ...], **options: Any
-) -> int:
+def run(keep: bool, idle: float, **options: Any) -> int:
     """Boot the lab, run COMMAND in it, and exit with its status.
 
     COMMAND sees this machine's files, and what it writes stays in memory, except below
@@ -159,11 +188,35 @@ def run(
     """
     from mlxlab import lab
 
-    for word in env:
-        if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", word):
-            raise UsageError(f"--env {word}: not NAME=VALUE")
-    job = _job(**options, command=command, timeout_s=timeout, environment=env)
-    return lab.run(*job).status
+    job = _job(**options)
+    return (lab.keep(*job, idle * 60) if keep else lab.run(*job)).status
+
+
+@cli.command("exec", context_settings={"ignore_unknown_options": True})
+@_command_options
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(quiet: bool, **options: Any) -> int:
+    """Run COMMAND in the lab that mlxlab run --keep has left, and exit as mlxlab run does.
+
+    Splats and assertions count for the command in whose time they came. $MLXLAB_OUT is still the
+    folder of mlxlab run.
+    """
+    from mlxlab import lab
+    from mlxlab.vm import Machine
+    from mlxpatch.progress import Progress
+
+    job = _new_job(Machine(), **options)
+    return lab.execute(job, Progress("mlxlab", quiet=quiet)).status
+
+
+@cli.command()
+def stop() -> int:
+    """End the lab that mlxlab run --keep has left."""
+    from mlxlab import lab
+    from mlxpatch.progress import Progress
+
+    return lab.stop(Progress("mlxlab"))
 
 
 @cli.command()
@@ -252,8 +305,6 @@ def fw(bdf: str, settings: tuple[str, ...]) -> None:
 
 
 for _name, _summary in (
-    ("exec", "run another command in a lab that was kept"),
-    ("stop", "end a lab that was kept"),
     ("clean", "empty the cache"),
     ("matrix", "validate several kernels or revisions, one table"),
     ("qemu", "live-migrate a nested QEMU"),

@@ -30,14 +30,14 @@ def attach(boot: Boot, machine: vm.Machine, place: Run) -> monitor.Outcome:
             place.out,
             sockets.descriptors,
             console=f"stdio,signal=off,mux=off,logfile={str(place.console).replace(',', ',,')}",
-            # Files edited on the host while the shell is open are seen in it.
-            cache="readahead",
             # The terminal is for the shell; the whole log is in dmesg.
             quiet=True,
         )
         with place.qemu_log.open("wb") as log:
             qemu = subprocess.Popen(
-                command, pass_fds=tuple(sockets.descriptors.values()), stderr=log
+                [*vm.dies_with_us(), *command],
+                pass_fds=tuple(sockets.descriptors.values()),
+                stderr=log,
             )
             try:
                 sockets.release()

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
-from mlxlab import interactive, lock, monitor, runs, tree, verdict, vm
+from mlxlab import interactive, kept, lock, monitor, runs, tree, verdict, vm
 from mlxlab.errors import NotStartedError
 from mlxlab.report import Expected
 from mlxpatch import cache
@@ -73,7 +74,81 @@ def run(entry: Entry, job: Job, progress: Progress) -> Result:
     Raises:
         NotStartedError: something that the lab needs is missing or does not build.
     """
-    return _one(entry, job, progress, lambda boot, place: _boot(boot, job, place, progress), "run")
+    return _one(entry, job, progress, lambda start: _boot(start, job, progress), "run")
+
+
+def keep(entry: Entry, job: Job, progress: Progress, idle_s: float) -> Result:
+    """Run ``job`` as :func:`run` does, and leave the VM there for :func:`execute`.
+
+    It ends when nobody has used it for ``idle_s`` seconds.
+
+    Raises:
+        NotStartedError: see :func:`run`.
+    """
+
+    def see_through(start: _Start) -> monitor.Outcome:
+        with contextlib.closing(monitor.Sockets()) as sockets:
+            command = _command(start, job, sockets)
+            lock.name_holder(
+                start.lock,
+                f"the kept lab of process {os.getpid()}, which ends after {idle_s / 60:.3g} idle "
+                "minutes, or now by: mlxlab stop",
+            )
+            kept.start(start.place, command, sockets, start.lock, idle_s)
+        with kept.borrowed(progress.note) as guest:
+            return _attend(guest, start.place, job, "", _stages(start.boot, progress))
+
+    return _one(entry, job, progress, see_through, "keep")
+
+
+def execute(job: Job, progress: Progress) -> Result:
+    """Run ``job``'s command in the lab that is kept; its machine and firmware stay as they are.
+
+    Raises:
+        NotStartedError: no lab is kept.
+    """
+    with _terminated_cleanly(), kept.borrowed(progress.note) as guest:
+        place, number = kept.found()
+        runs.write_command(place, job.command, job.environment, number)
+        outcome = _attend(guest, place, job, f"job {number}", _no_stages())
+    return Result(verdict.tell(outcome, place, progress, job.expected), place)
+
+
+def stop(progress: Progress) -> int:
+    """End the lab that is kept; return 0, or what :func:`run` would for what its end brought up.
+
+    A command that runs in it is ended as well, and that is said.
+
+    Raises:
+        NotStartedError: no lab is kept.
+    """
+    if kept.end_at_once():
+        progress.note("a command was running in the kept lab; the VM was ended all the same")
+        return 0
+    with _terminated_cleanly(), kept.borrowed(progress.note) as guest:
+        place, _ = kept.found()
+        nothing = Job((), vm.Machine())
+        outcome = _attend(guest, place, nothing, "end", _no_stages())
+    return verdict.tell(outcome, place, progress)
+
+
+def _attend(
+    guest: kept.Guest,
+    place: Run,
+    job: Job,
+    line: str,
+    stages: Generator[None, str, None],
+) -> monitor.Outcome:
+    with contextlib.closing(stages):
+        next(stages)
+        watcher = monitor.Monitor(
+            place, monitor.Limits(job.timeout_s, _scale()), lambda name, _: stages.send(name)
+        )
+        outcome = watcher.attend(guest.qemu_pid, guest.ends, line)
+    guest.idle = outcome.report.ended
+    if outcome.lost:
+        kept.abandon(guest)
+    return outcome
 
 
 def shell(entry: Entry, job: Job, progress: Progress) -> Result:
@@ -88,7 +163,7 @@ def shell(entry: Entry, job: Job, progress: Progress) -> Result:
         entry,
         job,
         progress,
-        lambda boot, place: interactive.attach(boot, job.machine, place),
+        lambda start: interactive.attach(start.boot, job.machine, start.place),
         "shell",
     )
 
@@ -97,19 +172,19 @@ def _one(
     entry: Entry,
     job: Job,
     progress: Progress,
-    see_through: Callable[[tree.Boot, Run], monitor.Outcome],
+    see_through: Callable[[_Start], monitor.Outcome],
     mode: str,
 ) -> Result:
     with _terminated_cleanly():
         with _before_the_start():
             vm.check_tools()
             boot = tree.prepare(entry, progress)
-        with lock.one_vm(lambda who: progress.note(f"waiting for the VM of {who}")):
+        with lock.one_vm(lambda who: progress.note(f"waiting for {who}")) as held:
             with _before_the_start():
                 place = runs.create(job.out)
                 _settle(place, job, mode)
             try:
-                outcome = see_through(boot, place)
+                outcome = see_through(_Start(boot, place, held))
             finally:
                 place.close()
         return Result(verdict.tell(outcome, place, progress, job.expected), place)
@@ -132,14 +207,22 @@ def _settle(place: Run, job: Job, mode: str) -> None:
         pf_driver="mlx5_lab",
         vf_driver="mlx5_vfio_pci",
         mode=mode,
-        command=job.command,
-        environment=job.environment,
         firmware=[setting.line for setting in job.firmware],
     )
+    runs.write_command(place, job.command, job.environment)
 
 
-def _boot(boot: tree.Boot, job: Job, place: Run, progress: Progress) -> monitor.Outcome:
-    stages = _stages(boot, progress)
+@dataclass(frozen=True)
+class _Start:
+    """What a VM is started with, and the lock that is held for it."""
+
+    boot: tree.Boot
+    place: Run
+    lock: int
+
+
+def _boot(start: _Start, job: Job, progress: Progress) -> monitor.Outcome:
+    stages = _stages(start.boot, progress)
 
     def reached(name: str, uptime: float) -> None:
         if name == "command":
@@ -148,17 +231,20 @@ def _boot(boot: tree.Boot, job: Job, place: Run, progress: Progress) -> monitor.
 
     with contextlib.closing(stages), contextlib.closing(monitor.Sockets()) as sockets:
         next(stages)
-        command = vm.qemu_command(
-            boot,
-            job.machine,
-            place.path,
-            place.out,
-            sockets.descriptors,
-            console=f"file,path={str(place.console).replace(',', ',,')}",
-            cache="loose",
-        )
         limits = monitor.Limits(job.timeout_s, _scale())
-        return monitor.Monitor(place, limits, reached).see_through(command, sockets)
+        watcher = monitor.Monitor(start.place, limits, reached)
+        return watcher.see_through(_command(start, job, sockets), sockets)
+
+
+def _command(start: _Start, job: Job, sockets: monitor.Sockets) -> list[str]:
+    return vm.qemu_command(
+        start.boot,
+        job.machine,
+        start.place.path,
+        start.place.out,
+        sockets.descriptors,
+        console=f"file,path={str(start.place.console).replace(',', ',,')}",
+    )
 
 
 def _stages(boot: tree.Boot, progress: Progress) -> Generator[None, str, None]:
@@ -168,6 +254,11 @@ def _stages(boot: tree.Boot, progress: Progress) -> Generator[None, str, None]:
         while name != "command":
             stage.update(_STAGES.get(name, name))
             name = yield
+    while True:
+        yield
+
+
+def _no_stages() -> Generator[None, str, None]:
     while True:
         yield
 

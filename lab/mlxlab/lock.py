@@ -18,9 +18,10 @@ _PLACES = (Path("/run/lock"), Path("/tmp"))
 
 
 @contextlib.contextmanager
-def one_vm(waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the machine's VM lock; the kernel drops it when the process dies, however it does.
+def one_vm(waiting: Callable[[str], None]) -> Iterator[int]:
+    """Hold the machine's VM lock, whose descriptor is yielded.
 
+    The kernel drops the lock when the last process that has the descriptor dies or closes it.
     ``waiting`` is called once, with who holds it, if somebody else does.
     """
     lock = _open()
@@ -30,12 +31,18 @@ def one_vm(waiting: Callable[[str], None]) -> Iterator[None]:
         except BlockingIOError:
             waiting(os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        with contextlib.suppress(OSError):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
-        yield
+        name_holder(lock, f"the VM of process {os.getpid()}")
+        yield lock
     finally:
         os.close(lock)
+
+
+def name_holder(lock: int, who: str) -> None:
+    """Write into the lock what others wait for."""
+    # Another user's file may be read only, which is enough for locking it.
+    with contextlib.suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{who}\n".encode(), 0)
 
 
 def _open() -> int:

@@ -2,7 +2,7 @@
 """Run QEMU and watch it: the guest's streams, its progress, its end.
 
 One thread, one loop. QEMU is killed on every way out of here; if mlxlab itself is killed, the
-kernel does it (see :func:`mlxlab.vm.qemu_command`).
+kernel does it (see :func:`mlxlab.vm.dies_with_us`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
+from mlxlab import vm
 from mlxlab.errors import NotStartedError
 from mlxlab.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from mlxlab.runs import Run
+
+    # Our ends of the ports, by port name.
+    Ends = Mapping[str, socket.socket]
 
 PORTS = ("control", "stdout", "stderr")
 _TICK_S = 0.5
@@ -107,17 +111,30 @@ class Monitor:
         Raises:
             NotStartedError: QEMU refused its command line.
         """
-        begin = time.monotonic()
-        with self._qemu(command, sockets) as qemu, self._counting_interrupts():
-            self._loop(qemu, sockets, begin)
-        self._drain(sockets)
-        self._outcome.wall_s = time.monotonic() - begin
+        with self._qemu(command, sockets) as qemu:
+            self._watch(qemu.pid, sockets.ours)
+        self._drain(sockets.ours)
         report = self._outcome.report
         if not report.stages and not _size(self._run.console) and not self._stopped:
             said = self._run.qemu_log.read_text(errors="replace").strip().splitlines()
             if said:
                 raise NotStartedError(f"QEMU did not start: {said[-1]}")
-        if not report.ended and not self._outcome.lost and not self._stopped:
+        return self._judged()
+
+    def attend(self, pid: int, ends: Ends, line: str) -> Outcome:
+        """Give ``line`` to a guest that is idle, and see through what it makes it do.
+
+        ``pid`` is the QEMU of the kept VM, ``ends`` our ends of its ports. The VM is left alone,
+        whatever happens.
+        """
+        if line:
+            self._tell(ends, line)
+        self._watch(pid, ends)
+        self._drain(ends)
+        return self._judged()
+
+    def _judged(self) -> Outcome:
+        if not (self._outcome.report.ended or self._outcome.lost or self._stopped):
             self._outcome.lost = "it ended before it had reported"
         return self._outcome
 
@@ -129,7 +146,7 @@ class Monitor:
     def _qemu(self, command: list[str], sockets: Sockets) -> Iterator[subprocess.Popen[bytes]]:
         with self._run.qemu_log.open("wb") as log:
             qemu = subprocess.Popen(
-                command,
+                [*vm.dies_with_us(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -154,23 +171,32 @@ class Monitor:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def _loop(self, qemu: subprocess.Popen[bytes], sockets: Sockets, begin: float) -> None:
+    def _watch(self, pid: int, ends: Ends) -> None:
+        begin = time.monotonic()
+        with self._counting_interrupts():
+            self._loop(pid, ends, begin)
+        self._outcome.wall_s = time.monotonic() - begin
+
+    def _loop(self, pid: int, ends: Ends, begin: float) -> None:
         watchdog = _Watchdog(self._run, self._limits.scale)
         deadline = begin + self._limits.total_s if self._limits.total_s else None
         told_at: float | None = None
         interrupts = 0
-        exit_handle = os.pidfd_open(qemu.pid)
+        try:
+            exit_handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(exit_handle, selectors.EVENT_READ, None)
-                for name, end in sockets.ours.items():
+                for name, end in ends.items():
                     selector.register(end, selectors.EVENT_READ, name)
                 while not self._outcome.report.ended:
                     for key, _ in selector.select(_TICK_S):
                         if key.data is None:
                             return
                         watchdog.sign_of_life()
-                        if not self._read(key.data, sockets.ours[key.data]):
+                        if not self._read(key.data, ends[key.data]):
                             selector.unregister(key.fileobj)
                     now = time.monotonic()
                     if self._interrupts > interrupts:
@@ -178,13 +204,13 @@ class Monitor:
                         self._outcome.interrupted = True
                         if interrupts > 1 or not self._outcome.report.running:
                             return
-                        self._tell(sockets, "interrupt")
+                        self._tell(ends, "interrupt")
                         told_at = now
                     if deadline and now > deadline and not self._outcome.timed_out:
                         self._outcome.timed_out = True
                         if not self._outcome.report.running:
                             return
-                        self._tell(sockets, "stop")
+                        self._tell(ends, "stop")
                         told_at = now
                     if told_at and now > told_at + _LAST_WORDS_S * self._limits.scale:
                         return
@@ -196,10 +222,10 @@ class Monitor:
             os.close(exit_handle)
 
     def _read(self, port: str, end: socket.socket) -> bool:
-        """Take what ``port`` has; return False at its end."""
+        """Take what ``port`` has; return False at its end, or if it has nothing."""
         try:
-            data = end.recv(1 << 16)
-        except ConnectionError:
+            data = end.recv(1 << 16, socket.MSG_DONTWAIT)
+        except (ConnectionError, BlockingIOError):
             data = b""
         if not data:
             return False
@@ -219,14 +245,14 @@ class Monitor:
                 name, uptime = list(self._outcome.report.stages.items())[-1]
                 self._on_stage(name, uptime)
 
-    def _drain(self, sockets: Sockets) -> None:
-        for name, end in sockets.ours.items():
+    def _drain(self, ends: Ends) -> None:
+        for name, end in ends.items():
             while self._read(name, end):
                 pass
 
-    def _tell(self, sockets: Sockets, word: str) -> None:
+    def _tell(self, ends: Ends, line: str) -> None:
         with contextlib.suppress(OSError):
-            sockets.ours["control"].sendall(f"{word}\n".encode())
+            ends["control"].sendall(f"{line}\n".encode())
 
 
 class _Watchdog:

@@ -26,7 +26,7 @@ class Report:
         failure: why the lab could not start.
         assertions: firmware assertions that fired, with their counts.
         taint: the kernel's taint flags at the end.
-        ended: the guest has said everything.
+        ended: the guest has said everything of this command.
     """
 
     stages: dict[str, float] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Report:
                 self.assertions[name] = int(count)
             elif word == "taint":
                 self.taint = int(rest)
-            elif word == "end":
+            elif word in ("end", "idle"):
                 self.ended = True
         except ValueError:
             return ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxlab import vm
+from mlxlab import errors, vm
 from mlxpatch import cache
 
 if TYPE_CHECKING:
@@ -25,10 +25,16 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder in the cache, and the folder that the guest can write to."""
+    """A run's folder in the cache, and the folder that the guest can write to.
+
+    In a kept lab, the logs of one command begin where those of the command before end:
+    ``console_from`` and ``dmesg_from`` bytes into the files.
+    """
 
     path: Path
     out: Path
+    console_from: int = 0
+    dmesg_from: int = 0
 
     @property
     def console(self) -> Path:
@@ -74,20 +80,16 @@ def write_settings(
     pf_driver: str,
     vf_driver: str,
     mode: str,
-    command: Sequence[str] = (),
-    environment: Sequence[str] = (),
     firmware: Sequence[str] = (),
 ) -> None:
-    """Write what the session script in the guest reads.
+    """Write what the scripts in the guest read; ``firmware`` has lines ``SCOPE KNOB VALUE``.
 
-    ``environment`` has NAME=VALUE words for the command, beside what it always gets; ``firmware``
-    lines ``SCOPE KNOB VALUE``.
+    ``mode`` is ``run`` (end after the command), ``keep`` (wait for another) or ``shell``.
     """
     variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     variables["PATH"] = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
     variables["MLXLAB_PF"] = vm.PF
     variables["MLXLAB_OUT"] = str(run.out)
-    variables |= dict(word.split("=", 1) for word in environment)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     size = shutil.get_terminal_size()
     settings = {
@@ -104,4 +106,21 @@ def write_settings(
     with cache.writing(run.path):
         (run.path / "settings").write_text("\n".join(lines) + "\n")
         (run.path / "firmware").write_text("".join(f"{line}\n" for line in firmware))
-        (run.path / "command").write_text(f"exec {shlex.join(command)}\n")
+
+
+def write_command(
+    run: Run, command: Sequence[str], environment: Sequence[str] = (), number: int = 1
+) -> None:
+    """Write the file that the guest runs as its ``number``-th command, in this working directory.
+
+    ``environment`` has NAME=VALUE words for the command, beside what it always gets.
+    """
+    here = shlex.quote(str(Path.cwd()))
+    lost = shlex.quote(f"mlxlab: the guest does not see the working directory {Path.cwd()}")
+    lines = [f"cd {here} || {{ echo {lost} >&2; exit {errors.NOT_STARTED}; }}"]
+    for word in environment:
+        name, _, value = word.partition("=")
+        lines.append(f"export {name}={shlex.quote(value)}")
+    lines.append(f"exec {shlex.join(command)}")
+    with cache.writing(run.path):
+        (run.path / f"command-{number}").write_text("\n".join(lines) + "\n")

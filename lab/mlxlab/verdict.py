@@ -26,8 +26,8 @@ def tell(outcome: Outcome, place: Run, progress: Progress, expected: Expected | 
     """Say what went wrong, in order of weight; return mlxlab's exit status."""
     report = outcome.report
     surprises = (expected or Expected()).surprises(report)
-    console = _read(place.console)
-    found = splats.merge(_read(place.dmesg), console)
+    console = _read(place.console, place.console_from)
+    found = splats.merge(_read(place.dmesg, place.dmesg_from), console)
     status = exit_status(
         report,
         splats=len(found),
@@ -91,8 +91,8 @@ def _has_files(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, start: int) -> str:
     try:
-        return path.read_text(errors="replace")
+        return path.read_bytes()[start:].decode(errors="replace")
     except OSError:
         return ""

@@ -118,11 +118,11 @@ def ports(sockets: Mapping[str, int], dmesg: Path) -> list[str]:
     return arguments
 
 
-def kernel_command_line(boot: Boot, run: Path, cache: str, *, quiet: bool = False) -> str:
+def kernel_command_line(boot: Boot, run: Path, *, quiet: bool = False) -> str:
     """Return the guest kernel's command line.
 
-    ``cache`` is 9p's cache mode for the root file system. Unless ``quiet``, the whole boot log
-    goes to the serial console, which costs nothing that can be measured.
+    Unless ``quiet``, the whole boot log goes to the serial console, which costs nothing that can be
+    measured.
     """
     words = [
         "console=ttyS0",
@@ -136,7 +136,6 @@ def kernel_command_line(boot: Boot, run: Path, cache: str, *, quiet: bool = Fals
         "psmouse.proto=exps",
         f"mlxlab.run={run}",
         f"mlxlab.modules={boot.modules}",
-        f"mlxlab.cache={cache}",
         f"init={GUEST / 'init'}",
     ]
     for word in words:
@@ -229,17 +228,12 @@ def qemu_command(
     sockets: Mapping[str, int],
     *,
     console: str,
-    cache: str,
     quiet: bool = False,
 ) -> list[str]:
-    """Return the complete command that starts the VM of the run in folder ``run``.
-
-    QEMU dies with this process; see :func:`dies_with_us`.
-    """
+    """Return the complete command that starts the VM of the run in folder ``run``."""
     base = base_command(boot, machine, run / "initramfs")
     return [
-        *dies_with_us(),
-        *adapt(base, console, kernel_command_line(boot, run, cache, quiet=quiet)),
+        *adapt(base, console, kernel_command_line(boot, run, quiet=quiet)),
         "-no-reboot",
         *devices(machine),
         *share("mlxlab.root", Path("/"), writable=False),

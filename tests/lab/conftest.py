@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the lab's tests share: the kernel sources, and one boot for all scenarios."""
+"""What the lab's tests share: the kernel sources, and few boots for all tests."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mlxlab import kept
 from mlxpatch import kernels
 from mlxpatch.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 GUEST = Path(__file__).resolve().parent / "guest"
@@ -68,11 +72,84 @@ def mlxlab(*arguments: str | Path) -> list[str]:
 def lab_run(
     out: Path, *command: str | Path, timeout_s: int = 600
 ) -> subprocess.CompletedProcess[str]:
-    """Boot the lab and run ``command`` in it; its $MLXLAB_OUT is ``out``."""
+    """Boot a lab of its own and run ``command`` in it; its $MLXLAB_OUT is ``out``.
+
+    The caller has asked for the fixture ``no_lab``.
+    """
     words = mlxlab("run", "--kernel", KERNEL, "--timeout", str(timeout_s), "--out", out, "--")
     return subprocess.run(
         [*words, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True
     )
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab that is kept while tests use it."""
+
+    kernel: str
+    out: Path
+
+    def run(
+        self, name: str, *command: str | Path, options: Sequence[str] = (), timeout_s: int = 600
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` in it; its $MLXLAB_OUT is the folder ``name`` of the lab's."""
+        folder = self.out / name
+        folder.mkdir()
+        words = mlxlab("exec", "--timeout", str(timeout_s), "--env", f"MLXLAB_OUT={folder}")
+        return subprocess.run(
+            [*words, *options, "--", *map(str, command)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+        )
+
+
+class Labs:
+    """The labs that tests share, one at a time. What comes up at the end of one fails the run."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._lab: Lab | None = None
+        assert not kept.note().exists(), "a lab is kept here: mlxlab stop ends it"
+
+    def on(self, kernel: str) -> Lab:
+        """Return a lab on ``kernel``: the one that is there, or a new one."""
+        if self._lab and self._lab.kernel == kernel and kept.note().exists():
+            return self._lab
+        self.stop()
+        out = self._folders.mktemp(kernel)
+        words = mlxlab("run", "--keep", "--idle", "10", "--kernel", kernel, "--out", out)
+        done = subprocess.run([*words, "--", "true"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        self._lab = Lab(kernel, out)
+        return self._lab
+
+    def stop(self) -> None:
+        """End the lab that is there."""
+        if self._lab:
+            self._lab = None
+            done = subprocess.run(mlxlab("stop"), capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labs]:
+    """The labs that tests share."""
+    shared = Labs(tmp_path_factory)
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture
+def lab(labs: Labs) -> Lab:
+    """A lab on the kernel with PRE_COPY."""
+    return labs.on(KERNEL)
+
+
+@pytest.fixture
+def no_lab(labs: Labs) -> None:
+    """No lab: the test boots its own, and only one can be there."""
+    labs.stop()
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +159,7 @@ def linux_source() -> Path:
 
 
 @pytest.fixture(scope="session")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
-    """Boot once and run every scenario of guest/suite.sh."""
-    out = tmp_path_factory.mktemp("lab")
-    return Suite(lab_run(out, "sh", GUEST / "suite.sh"), out)
+def suite(labs: Labs) -> Suite:
+    """Run every scenario of guest/suite.sh, one after the other."""
+    lab = labs.on(KERNEL)
+    return Suite(lab.run("suite", "sh", GUEST / "suite.sh"), lab.out / "suite")

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.lab.conftest import GUEST, KERNEL, REPOSITORY, mlxlab
+from tests.lab.conftest import GUEST, KERNEL, REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.lab.conftest import Lab, Labs
 
 pytestmark = pytest.mark.lab
 
@@ -53,19 +54,14 @@ SURVIVED = {
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Boot once and run every case of guest/faults.py."""
-    out = tmp_path_factory.mktemp("faults")
-    script = GUEST / "faults.py"
-    words = mlxlab("run", "--kernel", KERNEL, "--timeout", "500", "--out", out)
+def results(labs: Labs) -> Results:
+    """Run every case of guest/faults.py."""
+    lab = labs.on(KERNEL)
+    out = lab.out / "faults"
     # Upstream's driver may free a PD under a live mkey when a SAVE fails and the session ends at
     # once; nothing else is forgiven.
-    words += ["--allow", "pd_busy", "--"]
-    done = subprocess.run(
-        [*words, "python", str(script), str(out / "faults.json")],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
+    done = lab.run(
+        "faults", "python", GUEST / "faults.py", out / "faults.json", options=["--allow", "pd_busy"]
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(json.loads((out / "faults.json").read_text()))
@@ -130,22 +126,24 @@ def test_every_place_and_every_kind_has_a_case() -> None:
         assert kind in text
 
 
-def in_the_lab(out: Path, script: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Boot and run a shell script in the guest."""
-    words = mlxlab("run", "--kernel", KERNEL, "--timeout", "400", "--out", out, *options, "--")
-    return subprocess.run(
-        [*words, "sh", "-c", script], cwd=REPOSITORY, capture_output=True, text=True
-    )
+def counters(path: Path) -> dict[str, int]:
+    """Return the counters in what `mlxlab fw` printed."""
+    lines = [line.split() for line in path.read_text().splitlines() if line.startswith("counters")]
+    return {words[1]: int(words[2]) for words in lines}
 
 
-def test_chunks_and_capabilities(tmp_path: Path) -> None:
-    """In one boot: chunk mode, and a driver that finds capabilities missing."""
+def test_chunks_and_capabilities(lab: Lab) -> None:
+    """Chunk mode, and a driver that finds capabilities missing."""
     script = """
+    mlxlab fw $MLXLAB_PF migration_in_chunks=1
+    mlxlab fw $MLXLAB_VF0 chunk_bytes=1048576
+    mlxlab fw $MLXLAB_VF0 >$MLXLAB_OUT/before
     migrate() { mlxtrace migrate --source $MLXLAB_VF0 --target $MLXLAB_VF1 "$@"; }
     rebind() {
         for vf in $MLXLAB_VFS; do echo $vf >/sys/bus/pci/drivers/mlx5_vfio_pci/unbind; done
         for vf in $MLXLAB_VFS; do echo $vf >/sys/bus/pci/drivers_probe; done
     }
+    rebind
     migrate --json $MLXLAB_OUT/precopy.json
     migrate --no-precopy --json $MLXLAB_OUT/stop-copy.json
     mlxlab fw $MLXLAB_VF0 >$MLXLAB_OUT/counters
@@ -159,23 +157,20 @@ def test_chunks_and_capabilities(tmp_path: Path) -> None:
     mlxlab fw $MLXLAB_VF0 migratable=1
     rebind
     migrate >/dev/null
+    status=$?
+    sh $MLXLAB_GUEST/vfs down && sh $MLXLAB_GUEST/vfs up && exit $status
     """
-    done = in_the_lab(
-        tmp_path, script, *("--fw", "migration_in_chunks=1"), *("--fw", "chunk_bytes=1048576")
-    )
+    done = lab.run("chunks", "sh", "-c", script)
+    out = lab.out / "chunks"
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("precopy", "stop-copy"):
-        assert json.loads((tmp_path / f"{name}.json").read_text())["state_hashes_equal"] is True
-    counters = dict(
-        line.split()[1:]
-        for line in (tmp_path / "counters").read_text().splitlines()
-        if line.startswith("counters")
-    )
+        assert json.loads((out / f"{name}.json").read_text())["state_hashes_equal"] is True
+    before, after = counters(out / "before"), counters(out / "counters")
     # The whole state of 8 MiB in chunks of 1 MiB, the last of them the final image.
-    assert int(counters["save_chunk"]) >= 7
-    assert counters["save_final"] == "2"
+    assert after["save_chunk"] - before["save_chunk"] >= 7
+    assert after["save_final"] - before["save_final"] == 2
     for name in ("untracked", "not-migratable"):
-        error = (tmp_path / name).read_text()
+        error = (out / name).read_text()
         assert "0000:01:00.1" in error
         assert "migration" in error
         assert "Traceback" not in error

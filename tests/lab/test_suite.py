@@ -46,7 +46,8 @@ def one_line(text: str) -> str:
 
 def test_the_boot_ends_well(suite: Suite) -> None:
     assert suite.run.returncode == 0, suite.run.stdout + suite.run.stderr
-    assert suite["unload"].status == 0
+    assert suite["unload"].status == 0, suite["unload"].stderr
+    assert suite["load"].status == 0, suite["load"].stderr
 
 
 def test_the_firmware_saw_no_misuse(suite: Suite) -> None:

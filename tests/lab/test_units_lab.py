@@ -90,7 +90,7 @@ def test_paths_with_commas_reach_qemu() -> None:
 def test_a_kernel_parameter_with_a_space_is_refused() -> None:
     boot = Boot("6.12", Path("/boot/vmlinuz"), Path("/lib/modules/a b"))
     with pytest.raises(NotStartedError, match="white space"):
-        vm.kernel_command_line(boot, Path("/run"), "loose")
+        vm.kernel_command_line(boot, Path("/run"))
 
 
 def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

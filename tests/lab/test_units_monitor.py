@@ -182,10 +182,11 @@ def test_the_guests_settings_survive_every_character(
         pf_driver="pf",
         vf_driver="vf",
         mode="run",
-        command=["printf", "%s|", "a b", "'", "$HOME", ""],
-        environment=['ODD=`x` "y"'],
     )
-    show = 'printf "%s\\n" "$cwd" "$ODD" "$vfs" "$modules"'
-    shell = f". {run.path}/settings; {show}; . {run.path}/command"
+    words = ["sh", "-c", 'pwd; printf "%s|" "$ODD" "$@"', "sh", "a b", "'", "$HOME", ""]
+    runs.write_command(run, words, ['ODD=`x` "y"'], 3)
+    show = 'printf "%s\\n" "$cwd" "$vfs" "$modules"'
+    shell = f". {run.path}/settings; {show}; cd /; . {run.path}/command-3"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [str(odd), '`x` "y"', "3", "a b", "a b|'|$HOME||"]
+    expected = [str(odd), "3", "a b", str(odd), '`x` "y"|a b|\'|$HOME||']
+    assert done.stdout.splitlines() == expected

@@ -21,7 +21,12 @@ from tests.lab.conftest import GUEST, KERNEL, REPOSITORY, lab_run, mlxlab
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.lab.conftest import Lab
+
 pytestmark = pytest.mark.lab
+
+
+_RESET = "echo 1 >/sys/bus/pci/devices/$MLXLAB_VF0/reset"
 
 
 def qemus() -> set[int]:
@@ -73,6 +78,7 @@ def started(*command: str) -> Iterator[subprocess.Popen[str]]:
         lab.communicate()
 
 
+@pytest.mark.usefixtures("no_lab")
 def test_status_and_streams_are_the_commands_own(tmp_path: Path) -> None:
     script = 'echo "out $MLXLAB_VFS"; echo err >&2; echo kept >"$MLXLAB_OUT/file"; exit 23'
     result = lab_run(tmp_path, "sh", "-c", script)
@@ -83,21 +89,23 @@ def test_status_and_streams_are_the_commands_own(tmp_path: Path) -> None:
     assert not wait_until_gone()
 
 
-def test_a_kernel_warning_fails_the_run_and_is_printed(tmp_path: Path, provoke: Path) -> None:
-    result = lab_run(tmp_path, "insmod", provoke, "what=warn")
+def test_a_kernel_warning_fails_the_run_and_is_printed(lab: Lab, provoke: Path) -> None:
+    result = lab.run("warning", "insmod", provoke, "what=warn")
     assert result.returncode == 120
     assert "provoked by a test" in result.stderr
     assert "provoke_init" in result.stderr
+    assert lab.run("after-warning", "rmmod", "provoke").returncode == 0
 
 
-def test_a_firmware_assertion_fails_the_run_and_is_named(tmp_path: Path, provoke: Path) -> None:
-    result = lab_run(tmp_path, "insmod", provoke, "what=wrong_order")
+def test_a_firmware_assertion_fails_the_run_and_is_named(lab: Lab, provoke: Path) -> None:
+    script = f"insmod {provoke} what=wrong_order; rmmod provoke; {_RESET}"
+    result = lab.run("assertion", "sh", "-c", script)
     assert result.returncode == 120
-    assert "wrong_order" in result.stderr
+    assert "firmware assertion wrong_order fired 1 times" in result.stderr
 
 
-def test_every_assertion_of_the_firmware_can_fire(tmp_path: Path, provoke: Path) -> None:
-    """One boot: each misuse is noticed as what it is, and an expected one fails no run."""
+def test_every_assertion_of_the_firmware_can_fire(lab: Lab, provoke: Path) -> None:
+    """Each misuse is noticed as what it is, and an expected one fails no run."""
     names = [
         *("two_saves", "suspend_during_save", "save_untracked", "track_suspended"),
         *("beyond_mkey", "mkey_destroyed_busy", "pd_busy", "unmapped", "load_running"),
@@ -114,20 +122,18 @@ def test_every_assertion_of_the_firmware_can_fire(tmp_path: Path, provoke: Path)
             echo 0 >/sys/bus/pci/devices/$MLXLAB_PF/sriov_numvfs
             echo $MLXLAB_PF >/sys/bus/pci/drivers/mlx5_lab/unbind
         else
-            echo 1 >/sys/bus/pci/devices/$MLXLAB_VF0/reset
+            {_RESET}
         fi
         cat $fw/assertions >$MLXLAB_OUT/$name
     done
+    sh $MLXLAB_GUEST/vfs down && sh $MLXLAB_GUEST/vfs up
     """
-    words = mlxlab("run", "--kernel", KERNEL, "--timeout", "120", "--out", tmp_path)
-    words += [word for name in names for word in ("--expect", name)]
-    result = subprocess.run(
-        [*words, "--", "sh", "-c", script], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    expected = [word for name in names for word in ("--expect", name)]
+    result = lab.run("assertions", "sh", "-c", script, options=expected)
     assert result.returncode == 0, result.stdout + result.stderr
 
     def counts(name: str) -> dict[str, int]:
-        lines = (tmp_path / name).read_text().splitlines()
+        lines = (lab.out / "assertions" / name).read_text().splitlines()
         return {key: int(value) for key, value in (line.split() for line in lines)}
 
     before = counts("before")
@@ -141,24 +147,28 @@ def test_every_assertion_of_the_firmware_can_fire(tmp_path: Path, provoke: Path)
         before = after
 
 
+@pytest.mark.usefixtures("no_lab")
 def test_a_panic_is_a_splat_not_the_commands_failure(tmp_path: Path) -> None:
     result = lab_run(tmp_path, "sh", "-c", "echo c >/proc/sysrq-trigger")
     assert result.returncode == 120
     assert "panic" in result.stderr.lower()
 
 
+@pytest.mark.usefixtures("no_lab")
 def test_a_vm_that_goes_away_is_lost(tmp_path: Path) -> None:
     result = lab_run(tmp_path, "sh", "-c", "echo b >/proc/sysrq-trigger; sleep 60")
     assert result.returncode == 126
     assert "lost" in result.stderr
 
 
+@pytest.mark.usefixtures("no_lab")
 def test_a_timeout_is_told_apart(tmp_path: Path) -> None:
     result = lab_run(tmp_path, "sleep", "600", timeout_s=20)
     assert result.returncode == 124
     assert not wait_until_gone()
 
 
+@pytest.mark.usefixtures("no_lab")
 def test_an_interrupt_leaves_no_vm() -> None:
     with started("sh", "-c", "echo up; sleep 600") as lab:
         lab.send_signal(signal.SIGINT)
@@ -167,6 +177,7 @@ def test_an_interrupt_leaves_no_vm() -> None:
         assert not wait_until_gone()
 
 
+@pytest.mark.usefixtures("no_lab")
 def test_a_killed_mlxlab_leaves_no_vm_and_no_lock(tmp_path: Path) -> None:
     with started("sh", "-c", "echo up; sleep 600") as lab:
         os.kill(lab.pid, signal.SIGKILL)

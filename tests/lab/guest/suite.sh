@@ -70,11 +70,6 @@ without_module() {
 	return $status
 }
 
-unload() {
-	echo 0 >"/sys/bus/pci/devices/$MLXLAB_PF/sriov_numvfs" &&
-		modprobe -r mlx5_vfio_pci && modprobe -r mlx5_lab
-}
-
 scenario traced traced
 scenario blind traced --without save-callback
 scenario dry-run mlxtrace precopy --dry-run
@@ -95,4 +90,5 @@ scenario unprivileged-migrate unprivileged mlxtrace migrate \
 scenario without-headers without_headers
 scenario without-module without_module
 cat "$fw/assertions" >"$MLXLAB_OUT/assertions"
-scenario unload unload
+scenario unload sh "$MLXLAB_GUEST/vfs" down
+scenario load sh "$MLXLAB_GUEST/vfs" up
