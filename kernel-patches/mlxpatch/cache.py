@@ -146,3 +146,29 @@ def size_bytes() -> int:
                 entry = Path(parent, name).lstat()
                 sizes[entry.st_ino] = entry.st_blocks * 512
     return sum(sizes.values())
+
+
+def empty() -> int:
+    """Remove everything in the cache; return how much space that gave back, in bytes.
+
+    Raises:
+        Error: somebody is downloading or building.
+    """
+    before = size_bytes()
+    with contextlib.ExitStack() as held:
+        for path in sorted((root() / "locks").glob("*.lock")):
+            lock = os.open(path, os.O_RDWR)
+            held.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Error(f"the cache is in use: {path.stem}", "try again later") from None
+        for entry in root().iterdir():
+            # A lock that is removed while somebody waits for it would be held by two.
+            if entry.name == "locks":
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+    return before - size_bytes()

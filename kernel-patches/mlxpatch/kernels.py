@@ -99,15 +99,17 @@ def cached_source(series: str) -> Source | None:
     return Source(series, info["version"], path) if info.get("parts") == _PARTS else None
 
 
-def ensure(series: str, progress: Progress) -> tuple[Kernel, Source]:
+def ensure(series: str, progress: Progress, *, offline: bool = False) -> tuple[Kernel, Source]:
     """Return the newest kernel of ``series`` and its sources; what is missing is downloaded.
 
     What apt knows decides. Where apt cannot be asked or its servers not be reached, what the
-    cache has is used, and said.
+    cache has is used, and said. With ``offline`` the cache alone decides.
 
     Raises:
-        Error: nothing is cached and apt cannot help.
+        Error: nothing is cached and apt cannot help, or may not be asked.
     """
+    if offline:
+        return _cached(series)
     with cache.locked(f"kernel-{series}", lambda: progress.note("waiting for another download")):
         stamp = debian.lists_stamp()
         state = cache.root() / "kernels" / f"{series}.json"
@@ -128,6 +130,15 @@ def ensure(series: str, progress: Progress) -> tuple[Kernel, Source]:
         else:
             _write_json(state, {"stamp": stamp, "release": kernel.release})
         return kernel, source
+
+
+def _cached(series: str) -> tuple[Kernel, Source]:
+    older = cached_kernels(series)
+    source = cached_source(series)
+    if older and source:
+        return older[0], source
+    what = f"no Linux {series} kernel" if not older else f"no sources of Linux {series}"
+    raise Error(f"the cache, {cache.root()}, has {what}", "leave out --offline once")
 
 
 def ensure_source(series: str, progress: Progress) -> Source:

@@ -11,11 +11,11 @@ import click
 
 from genbindings import console
 from genbindings.errors import UsageError
+from mlxlab import accel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from mlxlab.firmware import Setting
     from mlxlab.lab import Job
     from mlxlab.table import Entry
     from mlxlab.vm import Machine
@@ -81,6 +81,15 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="KEY=VALUE",
                 help="Set a knob of the PF or of every VF before the driver takes the VFs.",
             ),
+            click.option(
+                "--accel",
+                "accelerator",
+                type=click.Choice(accel.CHOICES),
+                default="auto",
+                show_default=True,
+                help="What runs the guest. auto: KVM if a probe boot works, else TCG.",
+            ),
+            click.option("--offline", is_flag=True, help="Download nothing: use what is cached."),
             click.option("-q", "--quiet", is_flag=True, help="Print no progress."),
         )
     ):
@@ -125,8 +134,7 @@ def _new_job(
     env: tuple[str, ...] = (),
     expect: tuple[str, ...] = (),
     allow: tuple[str, ...] = (),
-    out: Path | None = None,
-    settings: Sequence[Setting] = (),
+    **others: Any,
 ) -> Job:
     from mlxlab.lab import Job
     from mlxlab.report import Expected
@@ -135,7 +143,7 @@ def _new_job(
         if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", word):
             raise UsageError(f"--env {word}: not NAME=VALUE")
     expected = Expected(frozenset(expect), frozenset(allow))
-    return Job(command, machine, out, timeout, env, settings, expected)
+    return Job(command, machine, timeout_s=timeout, environment=env, expected=expected, **others)
 
 
 def _job(
@@ -158,7 +166,7 @@ def _job(
         chosen = firmware.pick(profile)
         settings = [*chosen.settings, *settings]
         memory = max(memory, chosen.memory_mib)
-    job = _new_job(Machine(cpus, memory, vfs), settings=settings, **options)
+    job = _new_job(Machine(cpus, memory, vfs), firmware=settings, **options)
     return pick(kernel), job, Progress("mlxlab", quiet=quiet)
 
 
@@ -268,6 +276,19 @@ def kernels() -> None:
 
 
 @cli.command()
+def clean() -> None:
+    """Empty the cache: downloads, builds, and the logs and output of earlier runs."""
+    from mlxlab import lock
+    from mlxpatch import cache
+    from mlxpatch.progress import Progress
+
+    progress = Progress("mlxlab")
+    with lock.one_vm(lambda who: progress.note(f"waiting for {who}")):
+        freed = cache.empty()
+    click.echo(f"{freed / 1e9:.1f} GB freed in {cache.root()}")
+
+
+@cli.command()
 def profiles() -> None:
     """List the profiles of the simulated firmware."""
     from rich.console import Console
@@ -305,7 +326,6 @@ def fw(bdf: str, settings: tuple[str, ...]) -> None:
 
 
 for _name, _summary in (
-    ("clean", "empty the cache"),
     ("matrix", "validate several kernels or revisions, one table"),
     ("qemu", "live-migrate a nested QEMU"),
     ("kernel", "build a debug kernel"),

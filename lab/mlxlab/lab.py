@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
-from mlxlab import interactive, kept, lock, monitor, runs, tree, verdict, vm
+from mlxlab import accel, interactive, kept, lock, monitor, runs, tree, verdict, vm
 from mlxlab.errors import NotStartedError
 from mlxlab.report import Expected
 from mlxpatch import cache
@@ -49,6 +50,8 @@ class Job:
         environment: NAME=VALUE words for the command.
         expected: firmware assertions that must or may fire.
         firmware: settings of the simulated firmware, in force before the driver takes the VFs.
+        accelerator: ``kvm``, ``tcg``, or ``auto``: KVM if it works.
+        offline: use only what is cached.
     """
 
     command: Sequence[str]
@@ -58,6 +61,8 @@ class Job:
     environment: Sequence[str] = ()
     firmware: Sequence[Setting] = ()
     expected: Expected = field(default_factory=Expected)
+    accelerator: str = "auto"
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def keep(entry: Entry, job: Job, progress: Progress, idle_s: float) -> Result:
 
     def see_through(start: _Start) -> monitor.Outcome:
         with contextlib.closing(monitor.Sockets()) as sockets:
-            command = _command(start, job, sockets)
+            command = _command(start, sockets)
             lock.name_holder(
                 start.lock,
                 f"the kept lab of process {os.getpid()}, which ends after {idle_s / 60:.3g} idle "
@@ -163,7 +168,7 @@ def shell(entry: Entry, job: Job, progress: Progress) -> Result:
         entry,
         job,
         progress,
-        lambda start: interactive.attach(start.boot, job.machine, start.place),
+        lambda start: interactive.attach(start.boot, start.machine, start.place),
         "shell",
     )
 
@@ -178,13 +183,17 @@ def _one(
     with _terminated_cleanly():
         with _before_the_start():
             vm.check_tools()
-            boot = tree.prepare(entry, progress)
+            boot = tree.prepare(entry, progress, offline=job.offline)
+            accelerator = accel.choose(job.accelerator, boot.image, progress)
+            job = dataclasses.replace(
+                job, machine=dataclasses.replace(job.machine, accelerator=accelerator)
+            )
         with lock.one_vm(lambda who: progress.note(f"waiting for {who}")) as held:
             with _before_the_start():
                 place = runs.create(job.out)
                 _settle(place, job, mode)
             try:
-                outcome = see_through(_Start(boot, place, held))
+                outcome = see_through(_Start(boot, job.machine, place, held))
             finally:
                 place.close()
         return Result(verdict.tell(outcome, place, progress, job.expected), place)
@@ -217,6 +226,7 @@ class _Start:
     """What a VM is started with, and the lock that is held for it."""
 
     boot: tree.Boot
+    machine: vm.Machine
     place: Run
     lock: int
 
@@ -233,13 +243,13 @@ def _boot(start: _Start, job: Job, progress: Progress) -> monitor.Outcome:
         next(stages)
         limits = monitor.Limits(job.timeout_s, _scale())
         watcher = monitor.Monitor(start.place, limits, reached)
-        return watcher.see_through(_command(start, job, sockets), sockets)
+        return watcher.see_through(_command(start, sockets), sockets)
 
 
-def _command(start: _Start, job: Job, sockets: monitor.Sockets) -> list[str]:
+def _command(start: _Start, sockets: monitor.Sockets) -> list[str]:
     return vm.qemu_command(
         start.boot,
-        job.machine,
+        start.machine,
         start.place.path,
         start.place.out,
         sockets.descriptors,

@@ -41,13 +41,13 @@ class Boot:
     modules: Path  # the guest's /lib/modules/RELEASE
 
 
-def prepare(entry: Entry, progress: Progress) -> Boot:
-    """Download, build and assemble what is missing for ``entry``.
+def prepare(entry: Entry, progress: Progress, *, offline: bool = False) -> Boot:
+    """Download (unless ``offline``), build and assemble what is missing for ``entry``.
 
     Raises:
         Error: something is missing or does not build.
     """
-    kernel, source = kernels.ensure(entry.series, progress)
+    kernel, source = kernels.ensure(entry.series, progress, offline=offline)
     firmware = build.build(build.lab_firmware(), kernel.headers, progress)
     driver = build.build(
         build.stock_driver(source.root), kernel.headers, progress, symvers=[firmware.symvers]

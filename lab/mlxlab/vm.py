@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxlab import accel
 from mlxlab.errors import NotStartedError
 
 if TYPE_CHECKING:
@@ -28,12 +29,11 @@ if TYPE_CHECKING:
     from mlxlab.tree import Boot
 
 GUEST = Path(__file__).resolve().parent / "guest"
-QEMU = "qemu-system-x86_64"
 # The root port is the first bridge, so what is behind it is on bus 1.
 PF = "0000:01:00.0"
 MAX_VFS = 64
 _TOOLS = {
-    QEMU: "qemu-system-x86",
+    accel.QEMU: "qemu-system-x86",
     "busybox": "busybox-static",
     "depmod": "kmod",
     "modprobe": "kmod",
@@ -44,11 +44,12 @@ _TOOLS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """The size of the VM."""
+    """The size of the VM, and what runs it: ``kvm`` or ``tcg``."""
 
     cpus: int = 2
     memory_mib: int = 2048
     vfs: int = 2
+    accelerator: str = "tcg"
 
 
 def check_tools() -> None:
@@ -77,11 +78,7 @@ def devices(machine: Machine) -> list[str]:
         f",sriov_vq_flexible={2 * vfs},sriov_vi_flexible={vfs}"
     )
     return [
-        *("-machine", "kernel-irqchip=off"),
-        # One thread for all CPUs, which costs nothing here. With a thread for each, QEMU 7.2
-        # crashes the guest now and then ("Oops: int3"), where the kernel patches code that
-        # another CPU runs.
-        *("-accel", "tcg,thread=single"),
+        *accel.arguments(machine.accelerator),
         *("-device", "intel-iommu,intremap=on"),
         *("-device", "pcie-root-port,id=mlxlab.port,bus=pcie.0,chassis=1,slot=1"),
         *("-device", "nvme-subsys,id=mlxlab"),
@@ -157,6 +154,7 @@ def virtme_command(boot: Boot, machine: Machine, initramfs: Path) -> list[str]:
         "--mods=auto",
         f"--memory={machine.memory_mib}M",
         f"--cpus={machine.cpus}",
+        # The lab's own arguments choose.
         "--disable-kvm",
         "--disable-microvm",
         "--disable-monitor",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from genbindings.errors import Error
-from mlxpatch import cache, debian
+from mlxpatch import cache, debian, kernels
+from mlxpatch.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,3 +99,34 @@ def test_without_apt_it_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(Error) as caught:
         debian.kernel_packages("6.12")
     assert "apt" in str(caught.value) + caught.value.hint
+
+
+def test_an_emptied_cache_keeps_only_its_locks(own_cache: Path) -> None:
+    with cache.locked("a"), cache.publish(cache.root() / "builds/x") as partial:
+        (partial / "file").write_bytes(b"x" * 100_000)
+    (cache.root() / "boot.json").write_text("{}")
+    assert cache.empty() >= 100_000
+    assert [path.name for path in cache.root().iterdir()] == ["locks"]
+    assert own_cache.exists()
+
+
+def test_a_cache_in_use_is_not_emptied() -> None:
+    with cache.locked("kernel-6.12"), cache.publish(cache.root() / "kernels/x") as partial:
+        (partial / "file").touch()
+        with pytest.raises(Error, match=r"in use: kernel-6\.12"):
+            cache.empty()
+        assert (partial / "file").exists()
+
+
+def test_offline_uses_the_cache_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "kernel_packages", lambda _: pytest.fail("apt was asked"))
+    progress = Progress("test", quiet=True)
+    with pytest.raises(Error, match=r"no Linux 6\.12 kernel") as caught:
+        kernels.ensure("6.12", progress, offline=True)
+    assert "--offline" in caught.value.hint
+    info = {"series": "6.12", "release": "6.12.1-amd64", "version": "1"}
+    kernel = cache.root() / "kernels/6.12.1-amd64"
+    kernel.mkdir(parents=True)
+    (kernel / "mlxtrace.json").write_text(json.dumps(info))
+    with pytest.raises(Error, match=r"no sources of Linux 6\.12"):
+        kernels.ensure("6.12", progress, offline=True)
