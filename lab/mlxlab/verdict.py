@@ -40,7 +40,7 @@ def tell(outcome: Outcome, place: Run, progress: Progress, expected: Expected | 
     for surprise in surprises:
         progress.note(surprise)
     if outcome.timed_out:
-        progress.note("the time limit is over; the VM was ended")
+        progress.note("the time limit is over; what ran was ended")
     elif report.failure is not None:
         progress.note(f"the lab could not start: {report.failure}")
     elif outcome.lost:

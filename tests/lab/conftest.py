@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 GUEST = Path(__file__).resolve().parent / "guest"
 KERNEL = "upstream-6.12"
+STOCK = "stock-6.1"
+# Nothing may be left behind; the next test finds everything as after a boot.
+UNLOAD = "sh $MLXLAB_GUEST/vfs down && sh $MLXLAB_GUEST/vfs up"
 
 
 @dataclass(frozen=True)
@@ -163,3 +166,17 @@ def suite(labs: Labs) -> Suite:
     """Run every scenario of guest/suite.sh, one after the other."""
     lab = labs.on(KERNEL)
     return Suite(lab.run("suite", "sh", GUEST / "suite.sh"), lab.out / "suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group what shares a boot: one kernel after the other, then what boots for itself."""
+
+    def group(item: pytest.Item) -> int:
+        if "lab" not in item.keywords or not isinstance(item, pytest.Function):
+            return 0
+        if "no_lab" in item.fixturenames:
+            return 3
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        return 2 if STOCK in parameters or item.path.name == "test_stock.py" else 1
+
+    items.sort(key=group)

@@ -16,12 +16,12 @@ import pytest
 from mlxlab import table, tree
 from mlxpatch import build, kernels
 from mlxpatch.progress import Progress
-from tests.lab.conftest import GUEST, KERNEL, REPOSITORY, lab_run, mlxlab
+from tests.lab.conftest import GUEST, KERNEL, REPOSITORY, STOCK, UNLOAD, lab_run, mlxlab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.lab.conftest import Lab
+    from tests.lab.conftest import Lab, Labs
 
 pytestmark = pytest.mark.lab
 
@@ -47,15 +47,20 @@ def wait_until_gone(seconds: float = 20) -> set[int]:
     return qemus()
 
 
-@pytest.fixture(scope="module")
-def provoke() -> Path:
+def provoke_on(kernel_name: str) -> Path:
     """Return a module that does one wrong thing when it is loaded."""
     progress = Progress("tests")
-    kernel, _ = kernels.ensure(table.pick(KERNEL).series, progress)
+    kernel, _ = kernels.ensure(table.pick(kernel_name).series, progress)
     firmware = build.build(build.lab_firmware(), kernel.headers, progress)
     recipe = build.Recipe("provoke", {"provoke": GUEST / "provoke"})
     built = build.build(recipe, kernel.headers, progress, symvers=[firmware.symvers])
     return next(module for module in built.modules if module.name == "provoke.ko")
+
+
+@pytest.fixture(scope="module")
+def provoke() -> Path:
+    """Return the provoking module for the lab's usual kernel."""
+    return provoke_on(KERNEL)
 
 
 @contextlib.contextmanager
@@ -104,8 +109,10 @@ def test_a_firmware_assertion_fails_the_run_and_is_named(lab: Lab, provoke: Path
     assert "firmware assertion wrong_order fired 1 times" in result.stderr
 
 
-def test_every_assertion_of_the_firmware_can_fire(lab: Lab, provoke: Path) -> None:
+@pytest.mark.parametrize("kernel", [KERNEL, STOCK])
+def test_every_assertion_of_the_firmware_can_fire(labs: Labs, kernel: str) -> None:
     """Each misuse is noticed as what it is, and an expected one fails no run."""
+    lab, provoke = labs.on(kernel), provoke_on(kernel)
     names = [
         *("two_saves", "suspend_during_save", "save_untracked", "track_suspended"),
         *("beyond_mkey", "mkey_destroyed_busy", "pd_busy", "unmapped", "load_running"),
@@ -126,7 +133,7 @@ def test_every_assertion_of_the_firmware_can_fire(lab: Lab, provoke: Path) -> No
         fi
         cat $fw/assertions >$MLXLAB_OUT/$name
     done
-    sh $MLXLAB_GUEST/vfs down && sh $MLXLAB_GUEST/vfs up
+    {UNLOAD}
     """
     expected = [word for name in names for word in ("--expect", name)]
     result = lab.run("assertions", "sh", "-c", script, options=expected)
@@ -186,11 +193,12 @@ def test_a_killed_mlxlab_leaves_no_vm_and_no_lock(tmp_path: Path) -> None:
     assert lab_run(tmp_path, "true").returncode == 0
 
 
-def test_the_module_tree_has_dwarf_and_btf() -> None:
-    boot = tree.prepare(table.pick(KERNEL), Progress("tests"))
+@pytest.mark.parametrize(("kernel", "btf"), [(KERNEL, True), (STOCK, False)])
+def test_modules_have_dwarf_always_and_btf_where_there_is_a_vmlinux(kernel: str, btf: bool) -> None:
+    boot = tree.prepare(table.pick(kernel), Progress("tests"))
     module = boot.modules / "updates/mlx5-vfio-pci.ko"
     sections = subprocess.run(
         ["readelf", "-S", "-W", module], capture_output=True, text=True, check=True
     ).stdout
     assert ".debug_info" in sections
-    assert ".BTF" in sections
+    assert (".BTF" in sections) is btf

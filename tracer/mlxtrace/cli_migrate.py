@@ -30,7 +30,7 @@ def _device_name(
         raise click.BadParameter(f"{error}; {error.hint}", context, parameter) from None
 
 
-_ENGINE_OPTIONS = ("no_precopy", "downtime_limit", "min_rounds", "max_rounds")
+_ENGINE_OPTIONS = ("no_precopy", "downtime_limit", "min_rounds", "max_rounds", "data_timeout")
 
 
 @click.command("migrate", context_settings=CONTEXT)
@@ -76,6 +76,14 @@ _ENGINE_OPTIONS = ("no_precopy", "downtime_limit", "min_rounds", "max_rounds")
     help="Stop after so many middle rounds, whatever is left.",
 )
 @click.option(
+    "--data-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=70,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up when data that the driver announced has not come for so long.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
@@ -99,6 +107,7 @@ def command(
     downtime_limit: int,
     min_rounds: int,
     max_rounds: int,
+    data_timeout: float,
     json_file: Path | None,
     flip_byte: int | None,
 ) -> int:
@@ -129,6 +138,7 @@ def command(
         downtime_limit_s=downtime_limit / 1000,
         min_rounds=min_rounds,
         max_rounds=max_rounds,
+        data_timeout_s=data_timeout,
     )
     result = _migrate(source or from_file, target or to_file, options, flip_byte)
     _show(result, json_file)
