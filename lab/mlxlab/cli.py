@@ -11,6 +11,7 @@ import click
 
 from genbindings import console
 from genbindings.errors import UsageError
+from mlxlab import cli_qemu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,12 +252,13 @@ def fw(bdf: str, settings: tuple[str, ...]) -> None:
             click.echo(f"{name:<20} {line}")
 
 
+cli.add_command(cli_qemu.command)
+
 for _name, _summary in (
     ("exec", "run another command in a lab that was kept"),
     ("stop", "end a lab that was kept"),
     ("clean", "empty the cache"),
     ("matrix", "validate several kernels or revisions, one table"),
-    ("qemu", "live-migrate a nested QEMU"),
     ("kernel", "build a debug kernel"),
 ):
     console.planned(cli, _name, _summary)

@@ -11,12 +11,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlxlab.vmm.process import MULTIFD_SINCE
 from mlxlab.vmm.scenarios import COMPLETED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from mlxlab.vmm.qemulog import Asked, Told
+    from mlxlab.vmm.scenarios import Scenario
     from mlxlab.vmm.traced import Seen
 
 Figure = int | str | None
@@ -77,18 +79,27 @@ class Side:
     firmware: Firmware
 
 
-def compare(result: Mapping[str, Any], source: Side, target: Side, *, multifd: bool) -> list[Row]:
-    """Return the figures of a scenario side by side.
-
-    ``result`` is what the guest wrote; ``multifd`` tells that the final data went through channels
-    of its own.
-    """
+def compare(scenario: Scenario, result: Mapping[str, Any], source: Side, target: Side) -> list[Row]:
+    """Return the figures of ``scenario`` side by side; ``result`` is what the guest wrote."""
     completed = result["migration"] == COMPLETED
-    return [
+    # Whether the final data went through channels of its own.
+    multifd = "multifd" in scenario.capabilities and tuple(result["qemu_version"]) >= MULTIFD_SINCE
+    rows = [
         *_source(result, source, target, multifd=multifd, completed=completed),
         *_target(result, source, target, multifd=multifd, completed=completed),
         *_both(result),
     ]
+    if completed and "switchover-ack" in scenario.capabilities:
+        rows.insert(1, _acknowledged(source))
+    return rows
+
+
+def _acknowledged(source: Side) -> Row:
+    """The target may only acknowledge what it has loaded, and the source only stop after that."""
+    acknowledged = source.told.acknowledged
+    return Row(
+        "  switchover acknowledged", "yes" if acknowledged else "no", None, None, acknowledged
+    )
 
 
 def _source(
@@ -148,7 +159,9 @@ def _reads(
     if multifd:
         yield _equal("  reads before the final part", len(told.blocks), _early(seen)[0])
         yield _equal("  bytes of these", sent, _early(seen)[1])
-        yield _equal("  reads of the final part", target.told.buffers, seen.final_reads)
+        final = target.told.buffers
+        agrees = final == seen.final_reads > 0
+        yield Row("  reads of the final part", final, seen.final_reads, None, agrees)
         yield Row(
             "  bytes read in all",
             None,

@@ -96,6 +96,7 @@ def run(installation: Installation, names: Sequence[str], out: Path, vfs: dict[s
             began = time.monotonic()
             result = Migration(scenario, installation, vfs, _FILES).run(folder)
             result["precopy"] = precopy
+            result["qemu_version"] = installation.version
             result["objects"] = firmware.figures(os.environ["MLXLAB_PF"])["objects"].splitlines()
             _write(folder / RESULT, result)
             took = time.monotonic() - began

@@ -14,7 +14,7 @@ from mlxtrace.events import Command, End, Event, Ioctl, Load, Lost, Read, Save, 
 from mlxtrace.recording import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
 _FAMILIES = ("QUERY", "SUSPEND", "RESUME")
@@ -45,7 +45,7 @@ class Seen:
         reads, read_bytes: reads that gave data, and the data.
         final_reads, final_read_bytes: those of them in STOP_COPY.
         empty: how often a read found nothing more for now, counted once until there is data again.
-        writes_bytes: bytes that were written.
+        written_bytes: bytes that were written.
         kinds: SAVEs by kind; ``failed`` are those that did.
         save_bytes: sizes of the images saved.
         loads, failed_loads: LOADs in all, and those that failed.
@@ -170,10 +170,14 @@ def _answer(event: Ioctl) -> tuple[int, int] | None:
     return None if initial is None or dirty is None else (initial, dirty)
 
 
-def loss(lost: Lost, seens: Sequence[Seen]) -> dict[str, int]:
-    """Return what the tracer missed, by name; all zeros means that its figures are complete."""
+def loss(lost: Lost) -> dict[str, int]:
+    """Return what the tracer missed, by name; all zeros means that its figures are complete.
+
+    A SAVE whose completion was not seen is none of these: it is told all the same, from the
+    stream.
+    """
     return {
         "records lost": lost.lost_records or 0,
         "returns missed": lost.missed_returns or 0,
-        "SAVEs whose completion was not seen": sum(one.unseen for one in seens),
+        "devices or SAVEs not followed": lost.untracked or 0,
     }

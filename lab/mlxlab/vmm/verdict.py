@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genbindings.errors import Error
-from mlxlab.vmm import compare, guest, outcome, qemulog, scenarios, traced
+from mlxlab.vmm import compare, guest, outcome, qemulog, scenarios, timeline, traced
 from mlxlab.vmm.compare import Firmware, Row, Side
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from mlxlab.vmm.scenarios import Scenario
     from mlxlab.vmm.traced import Recording
+
+_SIDES = ("source", "target")
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,19 @@ class Verdict:
         scenario: the scenario.
         result: what the guest wrote.
         rows: the figures side by side.
+        images: initial, middle and final images, as the tracer counted them.
+        read_bytes: bytes read from the source's VF.
+        timeline: all three witnesses' words, in the order of time.
         surprises: in what it did not end as it must.
-        unseen: SAVEs whose completion the tracer did not see.
     """
 
     scenario: Scenario
     result: dict[str, Any]
     rows: list[Row]
     surprises: list[str]
+    images: str
+    read_bytes: int
+    timeline: str
 
     @property
     def disagreements(self) -> list[Row]:
@@ -73,31 +80,37 @@ def judge(out: Path) -> Run:
         Error: a file is missing or cannot be read.
     """
     recording = traced.read(out / guest.RECORDING)
-    verdicts, seens = [], []
-    for scenario in scenarios.SCENARIOS:
-        folder = out / scenario.name
-        if not (folder / guest.RESULT).exists():
-            continue
-        result = json.loads(_text(folder / guest.RESULT))
-        sides = {side: _side(result, folder, recording, side) for side in ("source", "target")}
-        seens += [side.seen for side in sides.values()]
-        rows = compare.compare(
-            result, sides["source"], sides["target"], multifd=sides["target"].told.buffers > 0
-        )
-        verdicts.append(Verdict(scenario, result, rows, outcome.surprises(scenario, result)))
+    verdicts = [
+        _verdict(scenario, out / scenario.name, recording)
+        for scenario in scenarios.SCENARIOS
+        if (out / scenario.name / guest.RESULT).exists()
+    ]
     skipped = json.loads(_text(out / guest.SKIPPED))
-    return Run(verdicts, skipped, traced.loss(recording.lost, seens))
+    return Run(verdicts, skipped, traced.loss(recording.lost))
 
 
-def _side(result: dict[str, Any], folder: Path, recording: Recording, side: str) -> Side:
+def _verdict(scenario: Scenario, folder: Path, recording: Recording) -> Verdict:
+    result = json.loads(_text(folder / guest.RESULT))
+    logs = {
+        side: (_text(folder / f"{side}.log"), _text(folder / f"{side}.stderr")) for side in _SIDES
+    }
+    source, target = (_side(result, logs[side], recording, side) for side in _SIDES)
+    kinds = source.seen.kinds
+    return Verdict(
+        scenario,
+        result,
+        compare.compare(scenario, result, source, target),
+        outcome.surprises(scenario, result),
+        "+".join(str(kinds.get(kind, 0)) for kind in ("initial", "middle", "final")),
+        source.seen.read_bytes,
+        timeline.timeline(result, logs, recording),
+    )
+
+
+def _side(result: dict[str, Any], logs: tuple[str, str], recording: Recording, side: str) -> Side:
     begin, end = result["begin"], result["end"]
     return Side(
-        qemulog.told(
-            _text(folder / f"{side}.log"),
-            _text(folder / f"{side}.stderr"),
-            begin["realtime_ns"],
-            end["realtime_ns"],
-        ),
+        qemulog.told(*logs, begin["realtime_ns"], end["realtime_ns"]),
         traced.seen(
             recording.events,
             result[side]["vf"],
