@@ -24,8 +24,8 @@ _PROGRAM = "qemu-system-x86"
 _PACKAGES = (_PROGRAM, "qemu-system-common", "qemu-system-data", "seabios")
 _INFO = "mlxtrace.json"
 _KEEP = 3
-# Older ones speak a migration protocol that no kernel since 5.18 has, or know no PRE_COPY.
-OLDEST = (8, 1)
+# Before 8.1 there is no PRE_COPY, before 10.0 no multifd for VFIO, and the trace is another one.
+OLDEST = (10, 0)
 
 
 class Offer(NamedTuple):
@@ -64,7 +64,7 @@ def check(wanted: str) -> None:
     if numbers(wanted) < OLDEST[: len(numbers(wanted))]:
         oldest = ".".join(map(str, OLDEST))
         raise UsageError(
-            f"QEMU {wanted} cannot migrate a VF with PRE_COPY", f"{oldest} or newer can"
+            f"--qemu-version {wanted}: mlxlab reads the trace of QEMU {oldest} or newer"
         )
 
 

@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxlab.vmm.process import MULTIFD_SINCE
 from mlxlab.vmm.scenarios import COMPLETED
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def compare(scenario: Scenario, result: Mapping[str, Any], source: Side, target:
     """Return the figures of ``scenario`` side by side; ``result`` is what the guest wrote."""
     completed = result["migration"] == COMPLETED
     # Whether the final data went through channels of its own.
-    multifd = "multifd" in scenario.capabilities and tuple(result["qemu_version"]) >= MULTIFD_SINCE
+    multifd = "multifd" in scenario.capabilities
     rows = [
         *_source(result, source, target, multifd=multifd, completed=completed),
         *_target(result, source, target, multifd=multifd, completed=completed),

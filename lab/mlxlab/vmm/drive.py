@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from genbindings.errors import Error
 from mlxlab import firmware
 from mlxlab.vmm.process import Installation, Vmm
-from mlxlab.vmm.qmp import QmpError
 from mlxlab.vmm.scenarios import COMPLETED
 from mlxtrace.vfio import Device, State
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from mlxlab.vmm.scenarios import Fault, Scenario
 
 _POLL_S = 0.02
-# QEMU 10 prints a number here, 8.1 a word.
-_TOLD = re.compile(r"vfio_migration_state_notifier .* state ([12]|completed|failed|cancelled)\b")
+# MIG_EVENT_PRECOPY_DONE and _FAILED.
+_TOLD = re.compile(r"vfio_migration_state_notifier .* state [12]\b")
 # Emulated in an emulated machine, a migration takes 2 to 4 s.
 _LIMIT_S = 120.0
 _TERMINAL = {"completed", "failed", "cancelled"}
@@ -159,10 +158,11 @@ class Migration:
         if self._scenario.cancel:
             source.qmp.command("migrate_cancel")
             return
-        # QEMU before 8.2 has no such parameter, and goes by what it measured.
-        with contextlib.suppress(QmpError):
-            source.qmp.command("migrate-set-parameters", avail_switchover_bandwidth=_BANDWIDTH)
-        source.qmp.command("migrate-set-parameters", downtime_limit=_STOP)
+        source.qmp.command(
+            "migrate-set-parameters",
+            downtime_limit=_STOP,
+            avail_switchover_bandwidth=_BANDWIDTH,
+        )
 
     def _ripe(self) -> bool:
         """Whether the source has sent enough to stop now, or will send no more."""

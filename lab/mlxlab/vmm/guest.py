@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RECORDING = "trace.mlxrec"
 RESULT = "result.json"
-SKIPPED = "skipped.json"
+ABOUT = "run.json"
 _FILES = Path("/run/mlxlab/vmm")
 # Compiling the BPF program takes 10 to 20 s under emulation.
 _TRACER_START_S = 300.0
@@ -87,7 +87,12 @@ def run(installation: Installation, names: Sequence[str], out: Path, vfs: dict[s
         precopy = MigrationFlags.PRE_COPY in vf.require_migration()
     chosen = scenarios.pick(names, precopy=precopy)
     left_out = [one.name for one in scenarios.pick(names) if one not in chosen]
-    (out / SKIPPED).write_text(json.dumps(left_out))
+    about = {
+        "qemu": ".".join(map(str, installation.version)),
+        "kernel": os.uname().release,
+        "left_out": left_out,
+    }
+    _write(out / ABOUT, about)
     _FILES.mkdir(parents=True, exist_ok=True)
     with tracing(out, list(vfs.values())):
         for scenario in chosen:
@@ -96,7 +101,6 @@ def run(installation: Installation, names: Sequence[str], out: Path, vfs: dict[s
             began = time.monotonic()
             result = Migration(scenario, installation, vfs, _FILES).run(folder)
             result["precopy"] = precopy
-            result["qemu_version"] = installation.version
             result["objects"] = firmware.figures(os.environ["MLXLAB_PF"])["objects"].splitlines()
             _write(folder / RESULT, result)
             took = time.monotonic() - began

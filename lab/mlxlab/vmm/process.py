@@ -28,8 +28,6 @@ TRACED = (
     "migrate_set_state",
     "*switchover*",
 )
-# The device's part of multifd came with QEMU 10.0.
-MULTIFD_SINCE = (10, 0)
 _END_S = 30.0
 
 
@@ -65,7 +63,7 @@ def command_line(
         # A BAR that the MSI-X table splits is not page aligned, and QEMU 10's dirty sync fails.
         "x-no-mmap=on",
     ]
-    if "multifd" in capabilities and installation.version >= MULTIFD_SINCE:
+    if "multifd" in capabilities:
         device.append("x-migration-multifd-transfer=on")
     command = [
         *installation.command(),

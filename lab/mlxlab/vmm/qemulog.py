@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What one QEMU says of a migration: its own trace (``-trace``), and its errors.
 
-The names and texts of the events are those of hw/vfio/trace-events in QEMU 8.1 to 10.0.
+The names and texts of the events are those of hw/vfio/trace-events in QEMU 10.0.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ SCENARIOS = (
     ),
     Scenario(
         "multifd",
-        "the final data goes through channels of its own (QEMU 10.0 or newer)",
+        "the final data goes through channels of its own",
         capabilities=(*_ACK, "multifd"),
     ),
     Scenario(

@@ -25,7 +25,8 @@ EXPLANATION = (
 
 def overview(run: Run) -> Table:
     """Return a row for each scenario: how it ended, and on how many figures all agree."""
-    table = Table(box=box.SIMPLE, title="Two QEMUs, one migration each", title_justify="left")
+    title = f"QEMU {run.qemu} to QEMU {run.qemu}, on Linux {run.kernel}"
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
     for column in ("scenario", "migration", "source VF", "target VF"):
         table.add_column(column, no_wrap=True)
     for column in ("images", "agree"):
@@ -82,9 +83,9 @@ def show(run: Run, console: Console, *, details: bool) -> None:
             console.print()
     console.print(overview(run))
     console.print(EXPLANATION, highlight=False)
-    if run.skipped:
+    if run.left_out:
         console.print(
-            f"The driver has no PRE_COPY, so these were left out: {', '.join(run.skipped)}.",
+            f"The driver has no PRE_COPY, so these were left out: {', '.join(run.left_out)}.",
             highlight=False,
         )
     for name, count in run.losses.items():

@@ -59,12 +59,15 @@ class Run:
 
     Attributes:
         verdicts: one for each scenario, in order.
-        skipped: names of scenarios that the driver cannot do.
+        qemu, kernel: their versions.
+        left_out: names of scenarios that the driver cannot do.
         losses: what the tracer missed, by name.
     """
 
     verdicts: list[Verdict]
-    skipped: list[str]
+    qemu: str
+    kernel: str
+    left_out: list[str]
     losses: dict[str, int]
 
     @property
@@ -85,8 +88,8 @@ def judge(out: Path) -> Run:
         for scenario in scenarios.SCENARIOS
         if (out / scenario.name / guest.RESULT).exists()
     ]
-    skipped = json.loads(_text(out / guest.SKIPPED))
-    return Run(verdicts, skipped, traced.loss(recording.lost))
+    about = json.loads(_text(out / guest.ABOUT))
+    return Run(verdicts, **about, losses=traced.loss(recording.lost))
 
 
 def _verdict(scenario: Scenario, folder: Path, recording: Recording) -> Verdict:
