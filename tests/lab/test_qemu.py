@@ -148,7 +148,7 @@ def test_each_scenario_is_kept_side_by_side(migrations: Migrations) -> None:
         ("source.log", "state PRE_COPY_P2P", "state RUNNING", "source: states asked for"),
         ("target.log", "size 1048576 ret 0", "size 1048577 ret 0", "bytes written"),
         ("result.json", '"save_middle": ', '"save_middle": 1', "middle SAVEs"),
-        ("result.json", '"load_bytes": ', '"load_bytes": 1', "bytes loaded"),
+        ("result.json", '"save_bytes": ', '"save_bytes": 1', "bytes in images"),
     ],
 )
 def test_evidence_that_was_tampered_with_is_noticed(

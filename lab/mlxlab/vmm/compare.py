@@ -119,7 +119,7 @@ def _source(
         yield _equal(name, None, seen.kinds.get(kind, 0), count)
     saved = firmware.counters["save_bytes"]
     yield _equal("  bytes in images", None, sum(seen.save_bytes), saved)
-    yield _equal("  runs of reads to no data", told.empty, seen.empty)
+    yield _equal("  temporary ends, in runs", told.empty, seen.empty)
     yield from _reads(result, source, target, multifd=multifd, completed=completed)
     yield from _commands(seen, firmware)
 
@@ -142,7 +142,7 @@ def _answers(
             note = f"answer {at + 1} is {ours[at]} to QEMU and {other[at]} to the tracer"
         elif len(ours) == len(other):
             note = f"each of the {len(ours)} answers is equal" if ours else ""
-        yield Row(f"    {name}, added up", sum(ours), sum(other), None, ours == other, note)
+        yield Row(f"  {name}, sum", sum(ours), sum(other), None, ours == other, note)
 
 
 def _reads(
@@ -156,11 +156,11 @@ def _reads(
         headers = RECORD_HEADER * images + ANNOUNCEMENT if result["precopy"] else 0
         stream = firmware.counters["save_bytes"] + headers
     if multifd:
-        yield _equal("  reads before the final part", len(told.blocks), _early(seen)[0])
+        yield _equal("  reads before the end", len(told.blocks), _early(seen)[0])
         yield _equal("  bytes of these", sent, _early(seen)[1])
         final = target.told.buffers
         agrees = final == seen.final_reads > 0
-        yield Row("  reads of the final part", final, seen.final_reads, None, agrees)
+        yield Row("  reads of the end", final, seen.final_reads, None, agrees)
         yield Row(
             "  bytes read in all",
             None,
@@ -183,7 +183,7 @@ def _reads(
         )
     transferred = result["transferred_bytes"]
     if completed and transferred is not None and not multifd:
-        yield _equal("  query-migrate: vfio.transferred", transferred, seen.read_bytes)
+        yield _equal("  QMP: transferred", transferred, seen.read_bytes)
 
 
 def _early(seen: Seen) -> tuple[int, int]:
@@ -244,9 +244,9 @@ def _both(result: Mapping[str, Any]) -> Iterator[Row]:
     if result["migration"] == COMPLETED:
         ours, theirs = result["source"]["state_hash"], result["target"]["state_hash"]
         verdict = "equal" if ours == theirs else f"{ours}, {theirs}"
-        yield Row("both: hashes of the states", None, None, verdict, ours == theirs)
+        yield Row("both: state hashes", None, None, verdict, ours == theirs)
     left = {name: int(count) for name, count in map(str.split, result["objects"])}
-    text = " ".join(f"{count} {name}" for name, count in left.items())
+    text = " ".join(f"{count} {name}" for name, count in left.items() if count) or "nothing"
     yield Row("  left in the firmware", None, None, text, not any(left.values()))
 
 

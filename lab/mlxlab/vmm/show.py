@@ -26,12 +26,11 @@ EXPLANATION = (
 def overview(run: Run) -> Table:
     """Return a row for each scenario: how it ended, and on how many figures all agree."""
     title = f"QEMU {run.qemu} to QEMU {run.qemu}, on Linux {run.kernel}"
-    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE, title=title, title_justify="left", pad_edge=False)
     for column in ("scenario", "migration", "source VF", "target VF"):
         table.add_column(column, no_wrap=True)
     for column in ("images", "agree"):
         table.add_column(column, no_wrap=True, justify="right")
-    table.add_column("")
     for verdict in run.verdicts:
         end = outcome.ended(verdict.result)
         agree = len(verdict.rows) - len(verdict.disagreements)
@@ -41,8 +40,7 @@ def overview(run: Run) -> Table:
             end.source_vf,
             end.target_vf,
             verdict.images,
-            f"{agree}/{len(verdict.rows)}",
-            "ok" if verdict.good else "!",
+            f"{agree}/{len(verdict.rows)} {'ok' if verdict.good else '!!'}",
         )
     return table
 
@@ -53,10 +51,11 @@ def detail(verdict: Verdict) -> Table:
         box=box.SIMPLE,
         title=f"{verdict.scenario.name}: {verdict.scenario.summary}",
         title_justify="left",
+        pad_edge=False,
     )
     table.add_column("figure", no_wrap=True)
     for witness in ("QEMU", "tracer", "firmware"):
-        table.add_column(witness, justify="right", min_width=13, max_width=20)
+        table.add_column(witness, justify="right", width=13, overflow="fold")
     table.add_column("")
     for row in verdict.rows:
         verdict_sign = "=" if row.agrees else "!"
