@@ -98,7 +98,6 @@ def _judge(out: Path, *, details: bool) -> int:
         raise Error("no scenario was run", "the driver has no PRE_COPY: mlxlab qemu --list")
     _keep(run, out)
     show.show(run, console, details=details)
-    console.print(f"Kept: {out}", highlight=False, soft_wrap=True)
     return 0 if run.good else 1
 
 

@@ -123,6 +123,8 @@ def main() -> int:
         if error.hint:
             print(f"  hint: {error.hint}", file=sys.stderr)
         return error.status
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -157,6 +157,8 @@ class Vmm:
             with contextlib.suppress(Error):
                 self._qmp.command("quit")
             self._qmp.close()
+        else:
+            self._process.terminate()
         if not self.wait(_END_S):
             self._process.kill()
             self.exit_status = self._process.wait()

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 EXPLANATION = (
     "QEMU sees states and a stream of bytes, the tracer what the driver does with both, the "
     "firmware its commands; each figure that two of them know must be the same. An exclamation "
-    "mark after a state: the driver refused it. Images: initial+middle+final."
+    "mark after a state: the driver refused it. Of the precopy ioctls each answer was compared; "
+    "the sums are shown. Images: initial+middle+final."
 )
 
 
