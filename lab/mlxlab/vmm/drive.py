@@ -16,7 +16,7 @@ from mlxlab.vmm.scenarios import COMPLETED
 from mlxtrace.vfio import Device, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mlxlab.vmm.scenarios import Fault, Scenario
@@ -32,8 +32,8 @@ _TERMINAL = {"completed", "failed", "cancelled"}
 _STAY, _STOP = 1, 2_000_000
 # Bytes per second that QEMU is told it has for the last part, so that nothing is too much for it.
 _BANDWIDTH = 1 << 40
-# How long SUSPEND RESPONDER takes while a fault is armed for what comes after it.
-_ARMING_US = 3_000_000
+# Gives the time to arm a fault for what comes after SUSPEND RESPONDER.
+_ARMING = "suspend_responder nth=1 delay_us=3000000"
 
 
 class Migration:
@@ -88,7 +88,7 @@ class Migration:
         if self._scenario.stopped:
             source.qmp.command("stop")
         self._before = {side: counters(vf) for side, vf in self._vfs.items()}
-        self._arm(lambda fault: not fault.stopping)
+        self._arm()
         begin = _clocks()
         self._start(source, target)
         with self._arming():
@@ -165,17 +165,14 @@ class Migration:
         )
 
     def _ripe(self) -> bool:
-        """Whether the source has sent enough to stop now, or will send no more."""
+        """Whether the source has saved enough to stop now."""
         now = _difference(counters(self._vfs["source"]), self._before["source"])
-        return now["save_middle"] >= self._scenario.images or now["save_failed"] > 0
+        return now["save_middle"] + now["save_failed"] >= self._scenario.images
 
-    def _arm(self, wanted: Callable[[Fault], bool]) -> None:
+    def _arm(self) -> None:
         for fault in self._scenario.faults:
-            if wanted(fault):
-                firmware.apply(self._vfs[fault.side], [f"fault={fault.rule}"])
-            else:
-                delay = f"suspend_responder nth=1 delay_us={_ARMING_US}"
-                firmware.apply(self._vfs[fault.side], [f"fault={delay}"])
+            rule = _ARMING if fault.stopping else fault.rule
+            firmware.apply(self._vfs[fault.side], [f"fault={rule}"])
 
     @contextlib.contextmanager
     def _arming(self) -> Iterator[None]:

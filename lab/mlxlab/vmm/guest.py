@@ -90,6 +90,7 @@ def run(installation: Installation, names: Sequence[str], out: Path, vfs: dict[s
     about = {
         "qemu": ".".join(map(str, installation.version)),
         "kernel": os.uname().release,
+        "scenarios": [one.name for one in chosen],
         "left_out": left_out,
     }
     _write(out / ABOUT, about)

@@ -64,7 +64,8 @@ class Scenario:
         end: how it must end.
         capabilities: QEMU's migration capabilities that are switched on, on both sides.
         faults: what the firmware is told to do wrong.
-        images: middle images to wait for before the source is allowed to stop, or to be cancelled.
+        images: middle SAVEs to wait for before the source may stop, or is cancelled; a SAVE that
+            failed counts.
         cancel: cancel the migration instead of letting it stop.
         stopped: stop the VM before the migration, so that there is no pre-copy.
         precopy: whether it needs a driver with PRE_COPY.
@@ -82,6 +83,8 @@ class Scenario:
 
 
 _ACK = ("return-path", "switchover-ack")
+# It must fail before.
+_NEVER = 1 << 30
 # The VMM gives up, and what the driver has kept going can only be ended by a reset.
 _RESET = End(FAILED, RESET, ENDED)
 _REFUSED = End(FAILED, RUNNING, ENDED)
@@ -125,6 +128,8 @@ SCENARIOS = (
         "state-grew",
         "a middle SAVE finds more state than announced (status 9): the final image has it all",
         faults=_source("save_middle nth=2 status=9 syndrome=0xabc109"),
+        # The second fails, and there is none after it.
+        images=2,
     ),
     Scenario(
         "fail-setup",
@@ -132,12 +137,14 @@ SCENARIOS = (
         _REFUSED,
         # The first QUERY is for MIG_DATA_SIZE.
         faults=_source("query nth=2 status=4 syndrome=0xabc101"),
+        images=_NEVER,
     ),
     Scenario(
         "fail-initial-save",
         "setup: the initial SAVE fails",
         _RESET,
         faults=_source("save_initial status=5 syndrome=0xabc102"),
+        images=_NEVER,
     ),
     Scenario(
         "fail-precopy-query",
@@ -150,6 +157,7 @@ SCENARIOS = (
         "pre-copy: a middle SAVE fails",
         _RESET,
         faults=_source("save_middle nth=2 status=5 syndrome=0xabc104"),
+        images=_NEVER,
     ),
     Scenario(
         "fail-suspend",
@@ -181,12 +189,14 @@ SCENARIOS = (
         "target: the LOAD of the initial image fails",
         _REFUSED,
         faults=_target("load nth=1 status=5 syndrome=0xabc10a"),
+        images=_NEVER,
     ),
     Scenario(
         "fail-later-load",
         "target: the LOAD of a middle image fails",
         _REFUSED,
         faults=_target("load nth=3 status=5 syndrome=0xabc10b"),
+        images=_NEVER,
     ),
     Scenario(
         "fail-resume",

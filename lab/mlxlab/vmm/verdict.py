@@ -83,12 +83,10 @@ def judge(out: Path) -> Run:
         Error: a file is missing or cannot be read.
     """
     recording = traced.read(out / guest.RECORDING)
-    verdicts = [
-        _verdict(scenario, out / scenario.name, recording)
-        for scenario in scenarios.SCENARIOS
-        if (out / scenario.name / guest.RESULT).exists()
-    ]
     about = json.loads(_text(out / guest.ABOUT))
+    # Only this run's: the folder may be one that was used before.
+    known = scenarios.by_name()
+    verdicts = [_verdict(known[name], out / name, recording) for name in about.pop("scenarios")]
     return Run(verdicts, **about, losses=traced.loss(recording.lost))
 
 
