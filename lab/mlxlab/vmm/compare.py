@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxlab.vmm.scenarios import COMPLETED
+from mlxlab.vmm.scenarios import COMPLETED, RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -86,7 +86,7 @@ def compare(scenario: Scenario, result: Mapping[str, Any], source: Side, target:
     rows = [
         *_source(result, source, target, multifd=multifd, completed=completed),
         *_target(result, source, target, multifd=multifd, completed=completed),
-        *_both(result),
+        *_both(scenario, result),
     ]
     if completed and "switchover-ack" in scenario.capabilities:
         rows.insert(1, _acknowledged(source))
@@ -150,9 +150,7 @@ def _reads(
     sent = sum(told.blocks)
     stream = None
     if completed:
-        images = len(seen.save_bytes)
-        headers = RECORD_HEADER * images + ANNOUNCEMENT if result["precopy"] else 0
-        stream = firmware.counters["save_bytes"] + headers
+        stream = _stream(result, firmware.counters["save_bytes"], len(seen.save_bytes))
     if multifd:
         yield _equal("  reads before the end", len(told.blocks), _early(seen)[0])
         yield _equal("  bytes of these", sent, _early(seen)[1])
@@ -195,37 +193,52 @@ def _target(
     yield _equal("target: states asked for", _words(told.states), _words(seen.states))
     if result["target"]["vm"] != "ended":
         yield _equal("  resets after a refusal", told.resets, None, firmware.counters["reset"])
-    wrote = sum(told.loaded)
-    if multifd:
-        yield Row(
-            "  bytes written",
-            None,
-            seen.written_bytes,
-            None,
-            seen.written_bytes >= wrote,
-            "QEMU does not trace the sizes of multifd's buffers",
-        )
-    else:
-        most = wrote + sum(told.failed_blocks)
-        note = ""
-        if told.failed_blocks:
-            note = f"QEMU: without the block of {most - wrote} that failed; part of it was written"
-        agrees = wrote <= seen.written_bytes <= most
-        yield Row("  bytes written", wrote, seen.written_bytes, None, agrees, note)
-    if completed:
-        read = source.seen.read_bytes
-        yield Row(
-            "  of those that were read",
-            None if multifd else sum(source.told.blocks),
-            read,
-            None,
-            seen.written_bytes == read,
-        )
+    yield from _written(result, source, target, multifd=multifd, completed=completed)
     yield _equal("  LOADs", None, seen.loads, firmware.count("load", "load"))
     yield _equal("  failed LOADs", None, seen.failed_loads, firmware.count("load_failed", "load"))
     yield _equal("  bytes loaded", None, seen.load_bytes, firmware.counters["load_bytes"])
     if result["target"]["vm"] != "ended":
         yield from _commands(seen, firmware)
+
+
+def _written(
+    result: Mapping[str, Any], source: Side, target: Side, *, multifd: bool, completed: bool
+) -> Iterator[Row]:
+    told, seen, firmware = target.told, target.seen, target.firmware
+    wrote, failed = sum(told.loaded), sum(told.failed_blocks)
+    written: int | None = seen.written_bytes
+    stream = None
+    if completed:
+        stream = _stream(result, firmware.counters["load_bytes"], seen.loads)
+    note = ""
+    if multifd:
+        note = "QEMU does not trace the sizes of multifd's buffers"
+    elif failed:
+        note = f"QEMU: without the block of {failed} that failed; part of it was written"
+    if not result["precopy"]:
+        written = None
+        note = "a driver without PRE_COPY does not note in the target's file which VF it is of"
+    total = wrote if written is None else written
+    yield Row(
+        "  bytes written",
+        None if multifd else wrote,
+        written,
+        stream,
+        (total >= wrote if multifd else wrote <= total <= wrote + failed)
+        and stream in (None, total),
+        note,
+    )
+    if completed:
+        sent = None if multifd else sum(source.told.blocks)
+        read = source.seen.read_bytes
+        agrees = total == read and sent in (None, read)
+        yield Row("  bytes that were read", sent, read, None, agrees)
+
+
+def _stream(result: Mapping[str, Any], image_bytes: int, images: int) -> int:
+    """Return the bytes of a whole stream with so many images."""
+    headers = RECORD_HEADER * images + ANNOUNCEMENT if result["precopy"] else 0
+    return image_bytes + headers
 
 
 def _commands(seen: Seen, firmware: Firmware) -> Iterator[Row]:
@@ -238,10 +251,13 @@ def _commands(seen: Seen, firmware: Firmware) -> Iterator[Row]:
         yield _equal(f"  {name} commands", None, seen.commands[name], count)
 
 
-def _both(result: Mapping[str, Any]) -> Iterator[Row]:
+def _both(scenario: Scenario, result: Mapping[str, Any]) -> Iterator[Row]:
     if result["migration"] == COMPLETED:
-        ours, theirs = result["source"]["state_hash"], result["target"]["state_hash"]
-        verdict = "equal" if ours == theirs else f"{ours}, {theirs}"
+        ours = result["source"]["state_hash"]
+        # A driver without PRE_COPY loads when the target starts; a reset leaves nothing to compare.
+        started = scenario.end.target_vf == RUNNING
+        theirs = result["target"]["state_hash_at_end" if started else "state_hash"]
+        verdict = "equal" if ours == theirs else f"{ours} {theirs}"
         yield Row("both: state hashes", None, None, verdict, ours == theirs)
     left = {name: int(count) for name, count in map(str.split, result["objects"])}
     text = " ".join(f"{count} {name}" for name, count in left.items() if count) or "nothing"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mlxlab.vmm.scenarios import Fault, Scenario
 
+_DIRTY = "dirty_bytes_per_s"
 _POLL_S = 0.02
 # MIG_EVENT_PRECOPY_DONE and _FAILED.
 _TOLD = re.compile(r"vfio_migration_state_notifier .* state [12]\b")
@@ -63,6 +64,7 @@ class Migration:
         Raises:
             Error: a QEMU does not start, or the migration does not end.
         """
+        rate = _read(self._vfs["target"], _DIRTY).strip()
         sides = {
             side: Vmm(self._installation, side, vf, self._files, self._scenario.capabilities)
             for side, vf in self._vfs.items()
@@ -77,6 +79,7 @@ class Migration:
                 vmm.keep(folder)
             for vf in self._vfs.values():
                 firmware.apply(vf, ["fault=clear"])
+            firmware.apply(self._vfs["target"], [f"{_DIRTY}={rate}"])
         for side, vmm in sides.items():
             result[side]["exit_status"] = vmm.exit_status
         if result["target"]["vm"] == "ended":
@@ -87,6 +90,7 @@ class Migration:
     def _migrate(self, source: Vmm, target: Vmm) -> dict[str, Any]:
         if self._scenario.stopped:
             source.qmp.command("stop")
+        firmware.apply(self._vfs["target"], [f"{_DIRTY}=0"])
         self._before = {side: counters(vf) for side, vf in self._vfs.items()}
         self._arm()
         begin = _clocks()
@@ -104,7 +108,8 @@ class Migration:
             "source": {"vm": source.qmp.command("query-status")["status"]},
             "target": {"vm": target_state},
         }
-        # What the firmware has now is what the migration did: the target has not started yet.
+        # What the firmware has now is what the migration did: the target has not started yet, and
+        # when it has, its state still is the source's, since its guest changes nothing.
         for side, vf in self._vfs.items():
             result[side] |= {"vf": vf, "state_hash": _read(vf, "state_hash")}
         if info.get("status") == COMPLETED and target.alive():
