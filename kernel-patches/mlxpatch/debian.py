@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlxpatch.progress import Progress
 
 LISTS = Path("/var/lib/apt/lists")
+RELEASE = Path("/etc/os-release")
 _UPDATE = "run: apt-get update (as root)"
 _IMAGE = (
     r"linux-image-(?P<release>{series}[.][0-9][0-9.]*(?:-[0-9]+|[+~][a-z0-9]+)*-amd64)-unsigned"
@@ -70,7 +71,7 @@ def require() -> None:
     """Raise an :class:`Error` that says what is missing unless apt and dpkg are here."""
     if not available():
         raise Error(
-            "kernel packages come from Debian's archive, and apt-get is not on this system",
+            "packages come from Debian's archive, and apt-get is not on this system",
             "use a Debian 12 system or container",
         )
 
@@ -113,9 +114,9 @@ def kernel_packages(series: str) -> KernelPackages:
     release = newest_release(names, series)
     if release is None:
         raise Error(f"apt knows no Linux {series} image package", _UPDATE)
-    image, headers = _show([f"linux-image-{release}-unsigned", f"linux-headers-{release}"])
+    image, headers = show([f"linux-image-{release}-unsigned", f"linux-headers-{release}"])
     needed = [_one(headers, r"linux-headers-.*-common"), _one(headers, r"linux-kbuild-.*")]
-    common, kbuild = _show(needed)
+    common, kbuild = show(needed)
     return KernelPackages(release, image, headers, common, kbuild)
 
 
@@ -126,18 +127,22 @@ def source_package(series: str) -> Package:
         Error: apt is missing or knows no such package.
     """
     require()
-    return _show([f"linux-source-{series}"])[0]
+    return show([f"linux-source-{series}"])[0]
 
 
-def download(packages: Sequence[Package], folder: Path, progress: Progress) -> list[Path]:
+def download(
+    packages: Sequence[Package], folder: Path, progress: Progress, config: Path | None = None
+) -> list[Path]:
     """Download ``packages`` into ``folder`` with apt; return the files in the same order.
+
+    ``config`` is a configuration of apt other than the system's.
 
     Raises:
         Error: apt could not, with what it said.
     """
     require()
     total = sum(package.size_bytes for package in packages)
-    what = packages[0].name if len(packages) == 1 else f"{len(packages)} kernel packages"
+    what = packages[0].name if len(packages) == 1 else f"{len(packages)} packages"
     command = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download"]
     command += [f"{package.name}={package.version}" for package in packages]
     with progress.stage(f"downloading {what} ({total / 1e6:.0f} MB)") as stage:
@@ -148,7 +153,7 @@ def download(packages: Sequence[Package], folder: Path, progress: Progress) -> l
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=_environment(),
+            env=environment(config),
         )
         try:
             while child.poll() is None:
@@ -170,7 +175,7 @@ def unpack(deb: Path, folder: Path) -> None:
         Error: the package is damaged.
     """
     done = subprocess.run(
-        ["dpkg-deb", "-x", deb, folder], capture_output=True, text=True, env=_environment()
+        ["dpkg-deb", "-x", deb, folder], capture_output=True, text=True, env=environment()
     )
     if done.returncode != 0:
         raise Error(f"cannot unpack {deb.name}: {_last_line(done.stderr)}")
@@ -192,8 +197,15 @@ def _download_error(what: str, said: str) -> Error:
     return Error(f"apt cannot download {what}: {text}", "is the network there? " + _UPDATE)
 
 
-def _show(names: Sequence[str]) -> list[Package]:
-    text = _ask("apt-cache", "show", "--no-all-versions", *names)
+def show(names: Sequence[str], config: Path | None = None) -> list[Package]:
+    """Return the packages ``names`` in the version that apt would install.
+
+    ``config`` is a configuration of apt other than the system's.
+
+    Raises:
+        Error: apt knows no such package.
+    """
+    text = _ask("apt-cache", "show", "--no-all-versions", *names, config=config)
     found: dict[str, Package] = {}
     for block in text.split("\n\n"):
         fields = dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", block, re.MULTILINE))
@@ -215,8 +227,8 @@ def _one(package: Package, pattern: str) -> str:
     raise Error(f"{package.name} {package.version} does not name its {pattern}")
 
 
-def _ask(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, env=_environment())
+def _ask(*command: str, config: Path | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(config))
     # apt-cache show answers for the packages it knows and fails for the others.
     if done.returncode != 0 and not done.stdout:
         if "No packages found" in done.stderr or "Unable to locate" in done.stderr:
@@ -230,5 +242,7 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+def environment(config: Path | None = None) -> dict[str, str]:
+    """Return the environment that apt and dpkg run in, in one language, asking nothing."""
+    chosen = {} if config is None else {"APT_CONFIG": str(config)}
+    return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive", **chosen}

@@ -11,7 +11,7 @@ import click
 
 from genbindings import console
 from genbindings.errors import UsageError
-from mlxlab import accel
+from mlxlab import accel, cli_qemu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,9 +325,10 @@ def fw(bdf: str, settings: tuple[str, ...]) -> None:
             click.echo(f"{name:<20} {line}")
 
 
+cli.add_command(cli_qemu.command)
+
 for _name, _summary in (
     ("matrix", "validate several kernels or revisions, one table"),
-    ("qemu", "live-migrate a nested QEMU"),
     ("kernel", "build a debug kernel"),
 ):
     console.planned(cli, _name, _summary)

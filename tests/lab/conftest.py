@@ -174,7 +174,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def group(item: pytest.Item) -> int:
         if "lab" not in item.keywords or not isinstance(item, pytest.Function):
             return 0
-        if "no_lab" in item.fixturenames:
+        if {"no_lab", "migrations"} & set(item.fixturenames):
             return 3
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         return 2 if STOCK in parameters or item.path.name == "test_stock.py" else 1

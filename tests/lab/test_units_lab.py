@@ -114,7 +114,6 @@ def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_
         (["matrix"], "not built yet"),
         (["run", "--profile", "nope", "--", "true"], "no profile 'nope'"),
         (["run", "--fw", "latency", "--", "true"], "not KEY=VALUE"),
-        (["qemu"], "not built yet"),
     ],
 )
 def test_usage_errors_exit_with_2(arguments: list[str], said: str) -> None:
