@@ -54,14 +54,28 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        # copytree() collects the errors of all files, as texts.
+        several = isinstance(error, shutil.Error)
+        if error.errno == errno.ENOSPC or (several and os.strerror(errno.ENOSPC) in str(error)):
             raise Error(f"no space left for {path}", "mlxlab needs about 2 GB of cache") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "set XDG_CACHE_HOME to a folder that you can write"
             raise Error(f"cannot write {path}: {error.strerror}", hint) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise Error(f"{error.filename or path} is a file, not a folder") from error
+        if several and isinstance(error.args[0], list):
+            raise Error(f"cannot write {path}: {error.args[0][0][2]}") from error
         raise
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """Make ``target`` a hard link to ``source``, or a copy where that is on another disk."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copy2(source, target)
 
 
 @contextlib.contextmanager

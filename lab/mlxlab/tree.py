@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -84,14 +83,14 @@ def _assemble(kernel: Kernel, modules: list[Path], root: Path) -> None:
 
     with cache.publish(root) as partial:
         (partial / "boot").mkdir()
-        os.link(kernel.image, partial / "boot" / kernel.image.name)
+        cache.link(kernel.image, partial / "boot" / kernel.image.name)
         tree = partial / "lib/modules" / kernel.release
-        shutil.copytree(kernel.modules, tree, copy_function=os.link, ignore=ignore)
+        shutil.copytree(kernel.modules, tree, copy_function=cache.link, ignore=ignore)
         # modules.order lists what was left out; without it depmod would warn.
         updates = tree / "updates"
         updates.mkdir()
         for module in modules:
-            os.link(module, updates / module.name)
+            cache.link(module, updates / module.name)
         # bcc compiles against both: Debian splits the headers in two.
         for link in ("build", "source"):
             (tree / link).symlink_to((kernel.modules / link).resolve())
