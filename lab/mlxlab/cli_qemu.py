@@ -45,6 +45,7 @@ _MEMORY_MIB = 3072
     help="Folder for what is kept of each scenario. Default: a new one in the cache.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show the figures of every scenario.")
+@click.option("--offline", is_flag=True, help="Download nothing: use what is cached.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 def command(
     kernel: str,
@@ -53,6 +54,7 @@ def command(
     listing: bool,
     out: Path | None,
     verbose: bool,
+    offline: bool,
     quiet: bool,
 ) -> int:
     """Live-migrate a VM with a VF between two unmodified QEMUs in the lab's guest.
@@ -74,9 +76,10 @@ def command(
     archive.check(qemu_version)
     entry = table.pick(kernel)
     progress = Progress("mlxlab", quiet=quiet)
-    qemu = archive.ensure(qemu_version, progress)
+    qemu = archive.ensure(qemu_version, progress, offline=offline)
     words = _guest(qemu, names)
-    result = lab.run(entry, lab.Job(words, Machine(memory_mib=_MEMORY_MIB), out), progress)
+    job = lab.Job(words, Machine(memory_mib=_MEMORY_MIB), out, offline=offline)
+    result = lab.run(entry, job, progress)
     if result.status:
         return result.status
     return _judge(result.run.out, details=verbose or len(names) == 1)

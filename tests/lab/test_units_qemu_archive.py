@@ -141,6 +141,18 @@ def test_without_a_network_the_cache_is_used_and_said(
     assert "using QEMU 10.0.2 from the cache" in capfd.readouterr().err
 
 
+def test_offline_asks_nobody(apt: Path) -> None:
+    with pytest.raises(Error, match="has no QEMU 10") as caught:
+        archive.ensure("10", QUIET, offline=True)
+    assert "--offline" in caught.value.hint
+    assert calls(apt) == ""
+    fetched = archive.ensure("10", QUIET)
+    before = calls(apt)
+    # A version that was never asked for by that name is found as well.
+    assert archive.ensure("10.0", QUIET, offline=True) == fetched
+    assert calls(apt) == before
+
+
 def test_without_a_network_and_a_cache_it_says_what_failed(apt: Path) -> None:
     (apt / "apt-get.refusal").write_text("E: Could not resolve 'mirror.invalid'\n")
     with pytest.raises(Error, match="cannot read the suite bookworm-backports") as caught:

@@ -68,33 +68,43 @@ def check(wanted: str) -> None:
         )
 
 
-def ensure(wanted: str, progress: Progress) -> Installation:
+def ensure(wanted: str, progress: Progress, *, offline: bool = False) -> Installation:
     """Return the newest QEMU that :func:`fits` ``wanted``, fetched if it is not in the cache.
 
-    What apt's lists say decides. Where apt or its servers do not answer, the cache does.
+    What apt's lists say decides. Where apt or its servers do not answer, and with ``offline``, the
+    cache does.
 
     Raises:
         Error: there is none, or this system lacks libraries that it needs.
     """
     with cache.locked("qemu", lambda: progress.note("waiting for another download")):
-        stamp = debian.lists_stamp()
-        answer = _folder() / f"{wanted}.json"
-        found = _answered(answer, stamp)
+        found = _from_cache(wanted) if offline else _newest(wanted, progress)
         if found is None:
-            try:
-                found = _fetch(choose(wanted, offers()), progress)
-            except Error as error:
-                found = next((root for root in _cached() if fits(_version(root), wanted)), None)
-                if found is None:
-                    raise
-                progress.note(f"{error}; using QEMU {_version(found)} from the cache")
-            else:
-                _write(answer, {"stamp": stamp, "root": found.name})
+            raise Error(
+                f"the cache, {cache.root()}, has no QEMU {wanted}", "leave out --offline once"
+            )
         cache.touch(found)
         cache.prune(_folder(), "qemu-*", _KEEP)
     installation = Installation(found, numbers(_version(found)))
     _check_libraries(installation)
     return installation
+
+
+def _newest(wanted: str, progress: Progress) -> Path:
+    stamp = debian.lists_stamp()
+    answer = _folder() / f"{wanted}.json"
+    found = _answered(answer, stamp)
+    if found is None:
+        try:
+            found = _fetch(choose(wanted, offers()), progress)
+        except Error as error:
+            found = _from_cache(wanted)
+            if found is None:
+                raise
+            progress.note(f"{error}; using QEMU {_version(found)} from the cache")
+        else:
+            _write(answer, {"stamp": stamp, "root": found.name})
+    return found
 
 
 def offers() -> Iterator[Offer]:
@@ -196,6 +206,10 @@ def _cached() -> list[Path]:
     """The unpacked QEMUs, the newest version first."""
     found = [path.parent for path in _folder().glob(f"qemu-*/{_INFO}")]
     return sorted(found, key=lambda root: numbers(_version(root)), reverse=True)
+
+
+def _from_cache(wanted: str) -> Path | None:
+    return next((root for root in _cached() if fits(_version(root), wanted)), None)
 
 
 def _version(root: Path) -> str:
