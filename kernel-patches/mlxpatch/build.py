@@ -4,7 +4,7 @@
 A :class:`Recipe` names source folders and where they go in the build tree; headers given with it
 take precedence over the kernel's. Results are cached by a hash of everything that goes in, so
 asking again is free and asking after a change rebuilds. Modules carry DWARF always, and BTF where
-the headers have a vmlinux and pahole is there.
+the kernel's own can be had, from the headers or from the image, and pahole is there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.errors import Error
-from mlxpatch import cache
+from mlxpatch import cache, vmlinux
 from mlxpatch.headers import Headers, inspect
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ def _build(recipe: Recipe, kernel: Headers, symvers: Sequence[Path], target: Pat
             kept = cache.root() / "builds" / f"{recipe.name}-failed.log"
             shutil.copy(log, kept)
             raise _failure(recipe, log.read_text(errors="replace"), kept, tree)
+        if kernel.btf_configured and not kernel.btf_possible and kernel.btf_base:
+            vmlinux.add_btf(modules, kernel.btf_base)
         for module in modules:
             module.rename(partial / module.name)
         (tree / "Module.symvers").rename(partial / "Module.symvers")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genbindings.errors import Error
-from mlxpatch import kernels
+from mlxpatch import kernels, vmlinux
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Headers:
     debug_info: bool
     btf_configured: bool
     btf_possible: bool  # a vmlinux is here, and pahole
+    btf_base: Path | None = None  # else the kernel's BTF, taken from its image
 
     def identity(self) -> str:
         """Return what decides the outcome of a build: release, exported symbols, tools."""
@@ -35,7 +36,9 @@ class Headers:
 
     @property
     def _btf(self) -> str:
-        return "btf" if self.btf_configured and self.btf_possible else "no-btf"
+        if not self.btf_configured:
+            return "no-btf"
+        return "btf" if self.btf_possible else "btf-base" if self.btf_base else "no-btf"
 
 
 def find(release: str) -> Path:
@@ -80,7 +83,14 @@ def inspect(path: Path) -> Headers:
         "\nCONFIG_DEBUG_INFO=y" in config,
         "\nCONFIG_DEBUG_INFO_BTF_MODULES=y" in config,
         (path / "vmlinux").is_file() and shutil.which("pahole") is not None,
+        _btf_base(path),
     )
+
+
+def _btf_base(path: Path) -> Path | None:
+    base = path / vmlinux.NAME
+    found = base.is_file() and base.stat().st_size > 0 and shutil.which("pahole") is not None
+    return base.resolve() if found else None
 
 
 def _release(path: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
-from mlxpatch import cache, debian
+from mlxpatch import cache, debian, vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,6 +115,7 @@ def ensure(series: str, progress: Progress, *, offline: bool = False) -> tuple[K
         state = cache.root() / "kernels" / f"{series}.json"
         kernel, source = _resolved(state, stamp, series)
         if kernel and source:
+            vmlinux.provide(kernel.image, kernel.headers)
             return kernel, source
         try:
             packages = debian.kernel_packages(series)
@@ -129,6 +130,7 @@ def ensure(series: str, progress: Progress, *, offline: bool = False) -> tuple[K
             progress.note(f"{error}; using {kernel.release} from the cache")
         else:
             _write_json(state, {"stamp": stamp, "release": kernel.release})
+        vmlinux.provide(kernel.image, kernel.headers)
         return kernel, source
 
 

@@ -193,12 +193,12 @@ def test_a_killed_mlxlab_leaves_no_vm_and_no_lock(tmp_path: Path) -> None:
     assert lab_run(tmp_path, "true").returncode == 0
 
 
-@pytest.mark.parametrize(("kernel", "btf"), [(KERNEL, True), (STOCK, False)])
-def test_modules_have_dwarf_always_and_btf_where_there_is_a_vmlinux(kernel: str, btf: bool) -> None:
+@pytest.mark.parametrize("kernel", [KERNEL, STOCK])
+def test_modules_have_dwarf_and_btf(kernel: str) -> None:
     boot = tree.prepare(table.pick(kernel), Progress("tests"))
     module = boot.modules / "updates/mlx5-vfio-pci.ko"
     sections = subprocess.run(
         ["readelf", "-S", "-W", module], capture_output=True, text=True, check=True
     ).stdout
     assert ".debug_info" in sections
-    assert (".BTF" in sections) is btf
+    assert ".BTF" in sections
