@@ -206,7 +206,7 @@ def _written(
 ) -> Iterator[Row]:
     told, seen, firmware = target.told, target.seen, target.firmware
     wrote, failed = sum(told.loaded), sum(told.failed_blocks)
-    written: int | None = seen.written_bytes
+    written = seen.written_bytes
     stream = None
     if completed:
         stream = _stream(result, firmware.counters["load_bytes"], seen.loads)
@@ -215,23 +215,19 @@ def _written(
         note = "QEMU does not trace the sizes of multifd's buffers"
     elif failed:
         note = f"QEMU: without the block of {failed} that failed; part of it was written"
-    if not result["precopy"]:
-        written = None
-        note = "a driver without PRE_COPY does not note in the target's file which VF it is of"
-    total = wrote if written is None else written
     yield Row(
         "  bytes written",
         None if multifd else wrote,
         written,
         stream,
-        (total >= wrote if multifd else wrote <= total <= wrote + failed)
-        and stream in (None, total),
+        (written >= wrote if multifd else wrote <= written <= wrote + failed)
+        and stream in (None, written),
         note,
     )
     if completed:
         sent = None if multifd else sum(source.told.blocks)
         read = source.seen.read_bytes
-        agrees = total == read and sent in (None, read)
+        agrees = written == read and sent in (None, read)
         yield Row("  bytes that were read", sent, read, None, agrees)
 
 
