@@ -147,6 +147,7 @@ def _build(recipe: Recipe, kernel: Headers, symvers: Sequence[Path], target: Pat
 
 def _command(recipe: Recipe, kernel: Headers, symvers: Sequence[Path], tree: Path) -> list[str]:
     command = ["make", "-C", str(kernel.path), f"M={tree}", f"-j{os.cpu_count() or 1}"]
+    command += kernel.words
     command += [f"{option}={value}" for option, value in recipe.config.items()]
     if symvers:
         command.append("KBUILD_EXTRA_SYMBOLS=" + " ".join(str(path.resolve()) for path in symvers))

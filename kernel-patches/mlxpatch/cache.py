@@ -68,16 +68,6 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def link(source: str | Path, target: str | Path) -> None:
-    """Make ``target`` a hard link to ``source``, or a copy where that is on another disk."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        shutil.copy2(source, target)
-
-
 @contextlib.contextmanager
 def locked(name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock ``name`` of the cache; the kernel drops it when the process dies.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,9 @@ from pathlib import Path
 
 from genbindings.errors import Error
 from mlxpatch import kernels, vmlinux
+
+# Only the headers of a package have it: they do not change under their path.
+_PACKAGED = ".kernelvariables"
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,15 @@ class Headers:
     btf_configured: bool
     btf_possible: bool  # a vmlinux is here, and pahole
     btf_base: Path | None = None  # else the kernel's BTF, taken from its image
+    words: tuple[str, ...] = ()  # make's, for a compiler that the headers do not name themselves
 
     def identity(self) -> str:
         """Return what decides the outcome of a build: release, exported symbols, tools."""
         symbols = hashlib.sha256((self.path / "Module.symvers").read_bytes()).hexdigest()
         config = hashlib.sha256((self.path / ".config").read_bytes()).hexdigest()
         # An absolute path: warnings and DWARF name it.
-        return f"{self.path} {self.release} {symbols} {config} {self.compiler_version} {self._btf}"
+        tools = f"{self.compiler_version} {self._btf}"
+        return f"{self.path} {self.release} {symbols} {config} {tools}{_changes(self.path)}"
 
     @property
     def _btf(self) -> str:
@@ -74,7 +80,7 @@ def inspect(path: Path) -> Headers:
     if shutil.which("make") is None:
         raise Error("make is missing", "run: apt-get install make (as root)")
     config = (path / ".config").read_text(errors="replace")
-    compiler = _compiler(path)
+    compiler, words = _compiler(path, config)
     return Headers(
         path.resolve(),
         _release(path),
@@ -84,6 +90,7 @@ def inspect(path: Path) -> Headers:
         "\nCONFIG_DEBUG_INFO_BTF_MODULES=y" in config,
         (path / "vmlinux").is_file() and shutil.which("pahole") is not None,
         _btf_base(path),
+        words,
     )
 
 
@@ -95,7 +102,7 @@ def _btf_base(path: Path) -> Path | None:
 
 def _release(path: Path) -> str:
     for name, pattern in (
-        (".kernelvariables", r"KERNELRELEASE = (\S+)"),  # Debian's
+        (_PACKAGED, r"KERNELRELEASE = (\S+)"),
         ("include/config/kernel.release", r"(\S+)"),
         ("include/generated/utsrelease.h", r'UTS_RELEASE "([^"]+)"'),
     ):
@@ -106,12 +113,33 @@ def _release(path: Path) -> str:
     raise Error(f"{path} does not say which kernel release it is for")
 
 
-def _compiler(path: Path) -> str:
-    # Debian's headers name the compiler that built the kernel.
-    variables = path / ".kernelvariables"
-    text = variables.read_text() if variables.is_file() else ""
-    match = re.search(r"^CC = .*?(gcc(?:-\d+)?)$", text, re.MULTILINE)
-    return match[1] if match else "gcc"
+def _compiler(path: Path, config: str) -> tuple[str, tuple[str, ...]]:
+    # Debian's headers name the compiler that built the kernel, and make reads it there.
+    variables = path / _PACKAGED
+    if variables.is_file():
+        match = re.search(r"^CC = .*?(gcc(?:-\d+)?)$", variables.read_text(), re.MULTILINE)
+        return match[1] if match else "gcc", ()
+    if "\nCONFIG_CC_IS_CLANG=y" in config:
+        return "clang", ("LLVM=1",) if "\nCONFIG_LD_IS_LLD=y" in config else ("CC=clang",)
+    match = re.search(r'^CONFIG_CC_VERSION_TEXT="([\w.-]*gcc[\w.-]*) ', config, re.MULTILINE)
+    compiler = match[1] if match else "gcc"
+    return compiler, (f"CC={compiler}",) if compiler != "gcc" else ()
+
+
+def _changes(path: Path) -> str:
+    """Return what changes with any header of a tree that somebody works on."""
+    if (path / _PACKAGED).is_file():
+        return ""
+    stamps = hashlib.sha256()
+    for top in {path, (path / "source").resolve()}:
+        for folder in ("include", "arch"):
+            for parent, _, names in sorted(os.walk(top / folder)):
+                for name in sorted(names):
+                    if name.endswith(".h"):
+                        header = f"{parent}/{name}"
+                        stat = os.lstat(header)
+                        stamps.update(f"{header} {stat.st_mtime_ns} {stat.st_size}\n".encode())
+    return f" {stamps.hexdigest()}"
 
 
 def _version(compiler: str) -> str:

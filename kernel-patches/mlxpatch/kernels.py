@@ -20,7 +20,7 @@ from genbindings.errors import Error
 from mlxpatch import cache, debian, vmlinux
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mlxpatch.progress import Progress
 
@@ -154,6 +154,39 @@ def ensure_source(series: str, progress: Progress) -> Source:
         return cached or _ensure_source(series, debian.source_package(series), progress)
 
 
+def ensure_archive(series: str, progress: Progress) -> tuple[str, Path]:
+    """Return Debian's version of the source package of ``series``, and its file.
+
+    What apt knows decides; where it cannot be asked, the newest one in the cache is used, and said.
+
+    Raises:
+        Error: nothing is cached and apt cannot help.
+    """
+    with cache.locked(f"kernel-{series}", lambda: progress.note("waiting for another download")):
+        try:
+            package = debian.source_package(series)
+            return package.version, _archive(package, progress)
+        except Error as error:
+            cached = sorted(
+                (cache.root() / "packages").glob(f"linux-source-{series}_*/*.deb"),
+                key=lambda path: debian.release_key(path.parent.name),
+            )
+            if not cached:
+                raise
+            version = cached[-1].parent.name.partition("_")[2]
+            progress.note(f"{error}; using the sources {version} from the cache")
+            return version, cached[-1]
+
+
+def unpack_source(deb: Path, series: str, target: Path) -> None:
+    """Unpack the whole kernel tree in the source package ``deb`` into the folder ``target``.
+
+    Raises:
+        Error: it is damaged.
+    """
+    _extract(deb, series, target, ())
+
+
 def _resolved(state: Path, stamp: int, series: str) -> tuple[Kernel | None, Source | None]:
     # apt takes over a second to answer; its answer stands until its lists change.
     try:
@@ -191,29 +224,34 @@ def _ensure_source(series: str, package: debian.Package, progress: Progress) -> 
     cached = cached_source(series)
     if cached and cached.version == package.version:
         return cached
+    deb = _archive(package, progress)
+    target = cache.root() / "sources" / f"linux-source-{series}"
+    with cache.publish(target) as partial:
+        with progress.stage(f"unpacking the drivers from {package.name}"):
+            _extract(deb, series, partial, _SOURCE_PARTS)
+        _write_json(
+            partial / _INFO,
+            {"series": series, "version": package.version, "parts": _PARTS},
+        )
+    return Source(series, package.version, target)
+
+
+def _archive(package: debian.Package, progress: Progress) -> Path:
     # The package is kept: patch series are verified against the pristine tree inside.
     archive = cache.root() / "packages" / f"{package.name}_{package.version}"
     if not archive.exists():
         with cache.publish(archive) as partial:
             debian.download([package], partial, progress)
-    target = cache.root() / "sources" / f"linux-source-{series}"
-    with cache.publish(target) as partial:
-        with progress.stage(f"unpacking the drivers from {package.name}"):
-            _extract(next(archive.glob("*.deb")), series, partial)
-        _write_json(
-            partial / _INFO,
-            {"series": series, "version": package.version, "parts": _PARTS},
-        )
     for old in archive.parent.glob(f"{package.name}_*"):
         if old != archive:
             shutil.rmtree(old, ignore_errors=True)
-    return Source(series, package.version, target)
+    return next(archive.glob("*.deb"))
 
 
-def _extract(deb: Path, series: str, target: Path) -> None:
+def _extract(deb: Path, series: str, target: Path, parts: Sequence[str]) -> None:
     top = f"linux-source-{series}"
     inner = f"./usr/src/{top}.tar.xz"
-    members = [f"{top}/{part}" for part in _SOURCE_PARTS]
+    members = [f"{top}/{part}" for part in parts]
     with (
         subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as package,
         subprocess.Popen(

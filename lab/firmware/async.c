@@ -69,7 +69,7 @@ static void lab_async_hold(struct lab_async *async)
 	spin_lock_irqsave(&pf->held_lock, flags);
 	list_add(&async->held, &pf->held);
 	hrtimer_start(&async->done, ktime_add_ms(async->issued, pf->timeout_ms),
-		      HRTIMER_MODE_ABS_HARD);
+		      HRTIMER_MODE_ABS);
 	spin_unlock_irqrestore(&pf->held_lock, flags);
 }
 
@@ -84,7 +84,7 @@ void lab_async_abort(struct lab_pf *pf)
 		if (hrtimer_try_to_cancel(&async->done) != 1)
 			continue;
 		async->error = -ENXIO;
-		hrtimer_start(&async->done, ktime_get(), HRTIMER_MODE_ABS_HARD);
+		hrtimer_start(&async->done, ktime_get(), HRTIMER_MODE_ABS);
 	}
 	spin_unlock_irqrestore(&pf->held_lock, flags);
 }
@@ -121,7 +121,7 @@ static void lab_async_start(struct work_struct *start)
 		async->error = lab_dispatch(lab_pf_of(async->ctx->dev), async->in,
 					    sizeof(async->in), async->out,
 					    async->out_size);
-	hrtimer_start(&async->done, due, HRTIMER_MODE_ABS_HARD);
+	hrtimer_start(&async->done, due, HRTIMER_MODE_ABS);
 }
 
 /* The firmware is so quick that the interrupt comes before the call returns. */

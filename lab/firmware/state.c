@@ -7,6 +7,7 @@
  * idle lab idle.
  */
 #include <linux/bitmap.h>
+#include <linux/kmemleak.h>
 #include <linux/math64.h>
 #include <linux/prandom.h>
 #include <linux/random.h>
@@ -58,6 +59,9 @@ int lab_state_resize(struct lab_state *state, u64 size_bytes)
 	if (!nblocks)
 		return -EINVAL;
 	fresh.mem = vmalloc(fresh.size_bytes);
+	/* Random bytes, among which kmemleak would take its time to see pointers. */
+	if (fresh.mem)
+		kmemleak_no_scan(fresh.mem);
 	fresh.dirty = bitmap_zalloc(nblocks, GFP_KERNEL);
 	if (!fresh.mem || !fresh.dirty) {
 		lab_state_free(&fresh);

@@ -11,7 +11,7 @@ import click
 
 from genbindings import console
 from genbindings.errors import UsageError
-from mlxlab import accel, cli_qemu
+from mlxlab import accel, cli_kernel, cli_qemu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,12 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default=_DEFAULT_KERNEL,
                 show_default=True,
                 help="See mlxlab kernels.",
+            ),
+            click.option(
+                "--kernel-dir",
+                metavar="DIR",
+                type=click.Path(exists=True, file_okay=False, path_type=Path),
+                help="Boot the kernel that was built in DIR instead.",
             ),
             click.option(
                 "--vfs",
@@ -148,6 +154,7 @@ def _new_job(
 
 def _job(
     kernel: str,
+    kernel_dir: Path | None,
     vfs: int,
     cpus: int,
     memory: int,
@@ -157,7 +164,7 @@ def _job(
     **options: Any,
 ) -> tuple[Entry, Job, Progress]:
     from mlxlab import firmware
-    from mlxlab.table import pick
+    from mlxlab.table import of_folder, pick
     from mlxlab.vm import Machine
     from mlxpatch.progress import Progress
 
@@ -167,7 +174,8 @@ def _job(
         settings = [*chosen.settings, *settings]
         memory = max(memory, chosen.memory_mib)
     job = _new_job(Machine(cpus, memory, vfs), firmware=settings, **options)
-    return pick(kernel), job, Progress("mlxlab", quiet=quiet)
+    entry = pick(kernel) if kernel_dir is None else of_folder(kernel_dir)
+    return entry, job, Progress("mlxlab", quiet=quiet)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
@@ -268,7 +276,7 @@ def kernels() -> None:
     listing = Table(box=None)
     for column in ("kernel", "cached", "what it is"):
         listing.add_column(column)
-    for entry in table.load().values():
+    for entry in table.listed().values():
         cached = ", ".join(kernel.release for kernel in packages.cached_kernels(entry.series))
         listing.add_row(entry.name, entry.obstacle or cached or "no", entry.summary)
     Console().print(listing)
@@ -327,11 +335,9 @@ def fw(bdf: str, settings: tuple[str, ...]) -> None:
 
 cli.add_command(cli_qemu.command)
 
-for _name, _summary in (
-    ("matrix", "validate several kernels or revisions, one table"),
-    ("kernel", "build a debug kernel"),
-):
+for _name, _summary in (("matrix", "validate several kernels or revisions, one table"),):
     console.planned(cli, _name, _summary)
+cli.add_command(cli_kernel.kernel)
 
 
 def main() -> None:

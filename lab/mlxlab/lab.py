@@ -236,12 +236,12 @@ def _boot(start: _Start, job: Job, progress: Progress) -> monitor.Outcome:
 
     def reached(name: str, uptime: float) -> None:
         if name == "command":
-            _remember_boot(uptime)
+            _remember_boot(uptime / start.boot.slowness)
         stages.send(name)
 
     with contextlib.closing(stages), contextlib.closing(monitor.Sockets()) as sockets:
         next(stages)
-        limits = monitor.Limits(job.timeout_s, _scale())
+        limits = monitor.Limits(job.timeout_s, _scale() * start.boot.slowness)
         watcher = monitor.Monitor(start.place, limits, reached)
         return watcher.see_through(_command(start, sockets), sockets)
 

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.errors import Error, UsageError
+from mlxlab import debugkernel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FIELDS = {"summary", "series", "driver", "patches"}
+_FIELDS = {"summary", "series", "driver", "patches", "config", "steps"}
 _DRIVERS = ("stock", "series")
 
 
@@ -27,6 +28,9 @@ class Entry:
         series: the Debian kernel series, ``6.12`` say.
         driver: ``stock`` or ``series``.
         patches: the folder of the patch series, relative to the repository, if any.
+        config: the configuration of a debug kernel, which is built from the source package.
+        steps: about how many files that build makes.
+        folder: the build tree of a kernel that is in no table (``--kernel-dir``).
     """
 
     name: str
@@ -34,10 +38,16 @@ class Entry:
     series: str
     driver: str
     patches: str | None = None
+    config: str | None = None
+    steps: int = 0
+    folder: Path | None = None
 
     @property
     def obstacle(self) -> str:
         """Why this kernel cannot be booted yet, or nothing."""
+        if self.config:
+            built = debugkernel.find(self.name)
+            return "" if built else f"not built: mlxlab kernel build {self.name}"
         if self.driver == "stock":
             return ""
         try:
@@ -66,13 +76,17 @@ def parse(text: str, origin: str) -> dict[str, Entry]:
         if unknown or missing:
             what = f"unknown key {unknown[0]}" if unknown else f"no {missing[0]}"
             raise Error(f"{origin}: [{name}] has {what}")
-        bad = next((key for key, value in table.items() if not isinstance(value, str)), None)
-        if bad:
-            raise Error(f"{origin}: [{name}] {bad} is not a string")
+        for key, value in table.items():
+            kind = int if key == "steps" else str
+            if not isinstance(value, kind):
+                what = "number" if kind is int else "string"
+                raise Error(f"{origin}: [{name}] {key} is not a {what}")
         if table["driver"] not in _DRIVERS:
             raise Error(f"{origin}: [{name}] driver is none of {', '.join(_DRIVERS)}")
         if (table["driver"] == "series") != ("patches" in table):
             raise Error(f"{origin}: [{name}] patches and driver do not fit")
+        if ("config" in table) != ("steps" in table):
+            raise Error(f"{origin}: [{name}] has only one of config and steps")
         entries[name] = Entry(name, **table)
     return entries
 
@@ -83,16 +97,32 @@ def load() -> dict[str, Entry]:
     return parse(path.read_text(), str(path))
 
 
+def listed() -> dict[str, Entry]:
+    """Return the shipped table, and what was built with patch series."""
+    entries = {}
+    for entry in load().values():
+        entries[entry.name] = entry
+        for built in debugkernel.variants(entry.name) if entry.config else []:
+            summary = f"{entry.name} with the patches of {built.series}"
+            entries[built.name] = replace(entry, name=built.name, summary=summary)
+    return entries
+
+
 def pick(name: str) -> Entry:
     """Return the bootable entry ``name``.
 
     Raises:
         UsageError: there is none, or it cannot be booted yet.
     """
-    entries = load()
+    entries = listed()
     if name not in entries:
         raise UsageError(f"no kernel {name!r} in the lab's table", f"one of {', '.join(entries)}")
     entry = entries[name]
     if entry.obstacle:
         raise UsageError(f"kernel {name} cannot be booted: {entry.obstacle}")
     return entry
+
+
+def of_folder(folder: Path) -> Entry:
+    """Return an entry for the kernel that was built in ``folder``."""
+    return Entry(str(folder), "a kernel that you built", "", "stock", folder=folder)

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from genbindings.errors import Error
+from mlxlab import boot, debugkernel, kerneldir, needs
+from mlxlab.boot import Boot as Boot  # for those who look for it here
 from mlxpatch import build, cache, kernels
 
 if TYPE_CHECKING:
@@ -19,25 +18,9 @@ if TYPE_CHECKING:
     from mlxpatch.kernels import Kernel
     from mlxpatch.progress import Progress
 
-# Their symbols are the stand-in's too, and depmod would pick either; the card is not there anyway.
-_LEFT_OUT = (
-    "kernel/drivers/infiniband/hw/mlx5",
-    "kernel/drivers/net/ethernet/mellanox/mlx5",
-    "kernel/drivers/vdpa/mlx5",
-    "kernel/drivers/vfio/pci/mlx5",
-)
 _KEEP_TREES = 4
 # Part of the key: change it when a tree is made up in another way.
 _LAYOUT = "build and source"
-
-
-@dataclass(frozen=True)
-class Boot:
-    """What the VM is started with."""
-
-    release: str
-    image: Path
-    modules: Path  # the guest's /lib/modules/RELEASE
 
 
 def prepare(entry: Entry, progress: Progress, *, offline: bool = False) -> Boot:
@@ -46,11 +29,22 @@ def prepare(entry: Entry, progress: Progress, *, offline: bool = False) -> Boot:
     Raises:
         Error: something is missing or does not build.
     """
+    if entry.folder is not None:
+        return kerneldir.prepare(entry.folder, progress)
+    if entry.config:
+        return debugkernel.prepare(entry, progress)
     kernel, source = kernels.ensure(entry.series, progress, offline=offline)
-    firmware = build.build(build.lab_firmware(), kernel.headers, progress)
-    driver = build.build(
-        build.stock_driver(source.root), kernel.headers, progress, symvers=[firmware.symvers]
+    name = f"Debian's Linux {entry.series}"
+    recipe = needs.driver(source.root, f"{name} (linux-source-{entry.series})")
+    needs.check(
+        f"{name} (linux-image-{kernel.release})",
+        (kernel.root / "boot" / f"config-{kernel.release}").read_text(errors="replace"),
+        needs.module_names((kernel.modules / "modules.order").read_text()),
+        progress,
+        "take another kernel of the table: mlxlab kernels",
     )
+    firmware = build.build(build.lab_firmware(), kernel.headers, progress)
+    driver = build.build(recipe, kernel.headers, progress, symvers=[firmware.symvers])
     return assemble(kernel, [*firmware.modules, *driver.modules], progress)
 
 
@@ -60,7 +54,7 @@ def assemble(kernel: Kernel, modules: list[Path], progress: Progress) -> Boot:
     The kernel's own modules are hard links to the unpacked package.
     """
     text = "\0".join(
-        [_LAYOUT, kernel.release, kernel.version, *_LEFT_OUT, *map(str, sorted(modules))]
+        [_LAYOUT, kernel.release, kernel.version, *boot.LEFT_OUT, *map(str, sorted(modules))]
     )
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     root = cache.root() / "trees" / f"{kernel.release}-{key}"
@@ -75,28 +69,15 @@ def assemble(kernel: Kernel, modules: list[Path], progress: Progress) -> Boot:
 
 
 def _assemble(kernel: Kernel, modules: list[Path], root: Path) -> None:
-    left_out = {str(kernel.modules / folder) for folder in _LEFT_OUT}
+    left_out = {str(kernel.modules / folder) for folder in boot.LEFT_OUT}
 
     def ignore(parent: str, names: list[str]) -> set[str]:
         gone = {name for name in names if f"{parent}/{name}" in left_out}
         return gone | ({"build", "source"} & set(names) if parent == str(kernel.modules) else set())
 
     with cache.publish(root) as partial:
-        (partial / "boot").mkdir()
-        cache.link(kernel.image, partial / "boot" / kernel.image.name)
         tree = partial / "lib/modules" / kernel.release
-        shutil.copytree(kernel.modules, tree, copy_function=cache.link, ignore=ignore)
-        # modules.order lists what was left out; without it depmod would warn.
-        updates = tree / "updates"
-        updates.mkdir()
-        for module in modules:
-            cache.link(module, updates / module.name)
+        shutil.copytree(kernel.modules, tree, copy_function=boot.put, ignore=ignore)
         # bcc compiles against both: Debian splits the headers in two.
-        for link in ("build", "source"):
-            (tree / link).symlink_to((kernel.modules / link).resolve())
-        done = subprocess.run(
-            ["/sbin/depmod", "-b", partial, kernel.release], capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            said = done.stderr.strip().splitlines()
-            raise Error(f"depmod failed: {said[-1] if said else done.returncode}")
+        links = {link: (kernel.modules / link).resolve() for link in ("build", "source")}
+        boot.finish(partial, kernel.release, kernel.image, modules, links)

@@ -148,6 +148,8 @@ def virtme_command(boot: Boot, machine: Machine, initramfs: Path) -> list[str]:
         "-m",
         "virtme.commands.run",
         "--dry-run",
+        # A kernel that has all it needs built in gets one too: there is one way to boot.
+        "--force-initramfs",
         "--show-command",
         f"--save-initramfs={initramfs}",
         f"--kimg={boot.image}",

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Does one wrong thing when it is loaded, so that tests see the lab notice:
- * a kernel WARNING, or one misuse of the firmware, by the assertion's name.
+ * a kernel WARNING, what only a debug kernel notices (use_after_free,
+ * out_of_bounds, deadlock, leak), or one misuse of the firmware, by the
+ * assertion's name.
  * The first VF's state must fit into the buffer below, and its commands must
  * take long enough for something to happen meanwhile (NAP_MS).
  */
@@ -26,7 +28,7 @@
 
 static char *what = "";
 module_param(what, charp, 0);
-MODULE_PARM_DESC(what, "warn, or the name of a firmware assertion");
+MODULE_PARM_DESC(what, "what to do wrong, see above");
 
 static struct mlx5_core_dev *mdev;
 static struct page *pages[NPAGES];
@@ -233,8 +235,73 @@ static int provoke_misuse(void)
 	return ret;
 }
 
+static void use_after_free(void)
+{
+	u8 *gone = kmalloc(64, GFP_KERNEL);
+
+	if (!gone)
+		return;
+	kfree(gone);
+	OPTIMIZER_HIDE_VAR(gone);
+	READ_ONCE(gone[8]);
+}
+
+static void out_of_bounds(void)
+{
+	static int table[4];
+	int index = ARRAY_SIZE(table);
+
+	OPTIMIZER_HIDE_VAR(index);
+	WRITE_ONCE(table[index], 1);
+}
+
+/* Two locks in either order, one after the other: nothing hangs. */
+static void deadlock(void)
+{
+	static DEFINE_MUTEX(first);
+	static DEFINE_MUTEX(second);
+
+	mutex_lock(&first);
+	mutex_lock(&second);
+	mutex_unlock(&second);
+	mutex_unlock(&first);
+	mutex_lock(&second);
+	mutex_lock(&first);
+	mutex_unlock(&first);
+	mutex_unlock(&second);
+}
+
+/* Several, since a stale copy of a pointer may still be somewhere. */
+static void leak(void)
+{
+	void *lost;
+	int i;
+
+	for (i = 0; i < 16; i++) {
+		lost = kmalloc(128, GFP_KERNEL);
+		OPTIMIZER_HIDE_VAR(lost);
+	}
+}
+
 static int __init provoke_init(void)
 {
+	static const struct {
+		const char *name;
+		void (*do_it)(void);
+	} wrongs[] = {
+		{ "use_after_free", use_after_free },
+		{ "out_of_bounds", out_of_bounds },
+		{ "deadlock", deadlock },
+		{ "leak", leak },
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(wrongs); i++) {
+		if (!strcmp(what, wrongs[i].name)) {
+			wrongs[i].do_it();
+			return 0;
+		}
+	}
 	if (strcmp(what, "warn"))
 		return provoke_misuse();
 	WARN(1, "provoked by a test\n");
