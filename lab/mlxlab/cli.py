@@ -271,14 +271,12 @@ def kernels() -> None:
 
     from mlxlab import table
     from mlxpatch import cache
-    from mlxpatch import kernels as packages
 
     listing = Table(box=None)
     for column in ("kernel", "cached", "what it is"):
         listing.add_column(column)
     for entry in table.listed().values():
-        cached = ", ".join(kernel.release for kernel in packages.cached_kernels(entry.series))
-        listing.add_row(entry.name, entry.obstacle or cached or "no", entry.summary)
+        listing.add_row(entry.name, entry.obstacle or entry.cached or "no", entry.summary)
     Console().print(listing)
     click.echo(f"the cache, {cache.root()}, holds {cache.size_bytes() / 1e9:.1f} GB")
 

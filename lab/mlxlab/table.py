@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from genbindings import resources
 from genbindings.errors import Error, UsageError
 from mlxlab import debugkernel
+from mlxpatch import kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,14 @@ class Entry:
         except Error:
             return "no series yet"
         return "building a series is not built yet"
+
+    @property
+    def cached(self) -> str:
+        """The releases of it that are in the cache."""
+        if self.config:
+            built = debugkernel.find(self.name)
+            return built.release if built else ""
+        return ", ".join(kernel.release for kernel in kernels.cached_kernels(self.series))
 
 
 def parse(text: str, origin: str) -> dict[str, Entry]:
