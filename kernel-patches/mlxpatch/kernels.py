@@ -154,28 +154,36 @@ def ensure_source(series: str, progress: Progress) -> Source:
         return cached or _ensure_source(series, debian.source_package(series), progress)
 
 
-def ensure_archive(series: str, progress: Progress) -> tuple[str, Path]:
+def ensure_archive(series: str, progress: Progress, *, offline: bool = False) -> tuple[str, Path]:
     """Return Debian's version of the source package of ``series``, and its file.
 
     What apt knows decides; where it cannot be asked, the newest one in the cache is used, and said.
+    With ``offline`` the cache alone decides.
 
     Raises:
-        Error: nothing is cached and apt cannot help.
+        Error: nothing is cached and apt cannot help, or may not be asked.
     """
     with cache.locked(f"kernel-{series}", lambda: progress.note("waiting for another download")):
+        cached = _newest_archive(series)
+        if offline:
+            if cached is None:
+                what = f"the cache, {cache.root()}, has no source package of Linux {series}"
+                raise Error(what, "leave out --offline once")
+            return cached
         try:
             package = debian.source_package(series)
             return package.version, _archive(package, progress)
         except Error as error:
-            cached = sorted(
-                (cache.root() / "packages").glob(f"linux-source-{series}_*/*.deb"),
-                key=lambda path: debian.release_key(path.parent.name),
-            )
-            if not cached:
+            if cached is None:
                 raise
-            version = cached[-1].parent.name.partition("_")[2]
-            progress.note(f"{error}; using the sources {version} from the cache")
-            return version, cached[-1]
+            progress.note(f"{error}; using the sources {cached[0]} from the cache")
+            return cached
+
+
+def _newest_archive(series: str) -> tuple[str, Path] | None:
+    found = (cache.root() / "packages").glob(f"linux-source-{series}_*/*.deb")
+    newest = max(found, key=lambda path: debian.release_key(path.parent.name), default=None)
+    return (newest.parent.name.partition("_")[2], newest) if newest else None
 
 
 def unpack_source(deb: Path, series: str, target: Path) -> None:

@@ -23,8 +23,9 @@ def kernel() -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Apply the patches that DIR/series lists; the kernel is called NAME+DIR then.",
 )
+@click.option("--offline", is_flag=True, help="Download nothing: use what is cached.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
-def build(name: str, series: Path | None, quiet: bool) -> None:
+def build(name: str, series: Path | None, offline: bool, quiet: bool) -> None:
     """Build the debug kernel NAME (see mlxlab kernels) from Debian's source package.
 
     It takes about ten minutes on two CPUs and 3 GB of the cache, of which 150 MB are kept. A build
@@ -36,6 +37,7 @@ def build(name: str, series: Path | None, quiet: bool) -> None:
     known = {entry.name: entry for entry in table.load().values() if entry.config}
     if name not in known:
         raise UsageError(f"kernel {name!r} is none that is built", f"one of {', '.join(known)}")
-    built = debugkernel.build(known[name], series, Progress("mlxlab", quiet=quiet))
+    progress = Progress("mlxlab", quiet=quiet)
+    built = debugkernel.build(known[name], series, progress, offline=offline)
     click.echo(f"{built.name} is built (Linux {built.release}, from {built.version})")
     click.echo(f"run it: mlxlab run --kernel {built.name} -- COMMAND")

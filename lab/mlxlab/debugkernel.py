@@ -112,17 +112,17 @@ def prepare(entry: Entry, progress: Progress) -> Boot:
     return kerneldir.prepare(built.tree, progress)
 
 
-def build(entry: Entry, folder: Path | None, progress: Progress) -> Built:
+def build(entry: Entry, folder: Path | None, progress: Progress, *, offline: bool = False) -> Built:
     """Build the kernel ``entry``, with the patch series in ``folder`` if there is one.
 
-    What is built already is returned as it is.
+    What is built already is returned as it is. The sources are downloaded unless ``offline``.
 
     Raises:
         Error: tools are missing, a patch does not apply, or something does not build.
     """
     kernelbuild.check_tools()
     series = patches.read(folder.resolve()) if folder else None
-    version, deb = kernels.ensure_archive(entry.series, progress)
+    version, deb = kernels.ensure_archive(entry.series, progress, offline=offline)
     name = f"{entry.name}+{_label(series)}" if series else entry.name
     wanted = Built(
         name,

@@ -86,7 +86,7 @@ class Lab:
         monkeypatch.setenv("REFUSED", "nothing")
         monkeypatch.setenv("FAIL", "true")
         monkeypatch.setattr(kernelbuild, "check_tools", lambda: None)
-        monkeypatch.setattr(kernels, "ensure_archive", lambda *_: (self.version, self.deb))
+        monkeypatch.setattr(kernels, "ensure_archive", lambda *_, **__: (self.version, self.deb))
         monkeypatch.setattr("genbindings.resources.find", lambda _: self.fragment)
 
     def build(self, series: Path | None = None) -> debugkernel.Built:

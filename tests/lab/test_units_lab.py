@@ -24,6 +24,7 @@ VIRTME = [
     *("-append", "root=x init=/bin/init"),
     *("-initrd", "/tmp/initramfs"),
 ]
+MINIMAL = '[a]\nsummary="s"\nseries="6"\ndriver="stock"\n'
 
 
 def run(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -48,6 +49,9 @@ def test_the_shipped_table() -> None:
         ('[a]\nsummary="s"\nseries="6"\ndriver="series"', "patches and driver"),
         ('[a]\nsummary="s"\nseries=6\ndriver="stock"', "series is not a string"),
         ("a = 1", "a is not a table"),
+        (f'{MINIMAL}config="c"', "only one of config and steps"),
+        (f'{MINIMAL}config="c"\nsteps="3"', "steps is not a number"),
+        (f"{MINIMAL}config=1\nsteps=3", "config is not a string"),
     ],
 )
 def test_a_bad_table_is_refused_with_its_name(text: str, said: str) -> None:

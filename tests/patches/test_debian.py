@@ -178,3 +178,22 @@ def test_unpacked_headers_work_wherever_they_are(tmp_path: Path) -> None:
     assert build.resolve() == moved / f"usr/src/{headers.name}"
     said = os.popen(f"make -s -C {build}").read()
     assert said == "it works\n"
+
+
+def test_the_newest_cached_source_package_will_do(
+    apt: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refuse(apt, "E: Could not resolve 'host'\n")
+    quiet = Progress("t", quiet=True)
+    with pytest.raises(Error, match=r"has no source package of Linux 6\.12") as caught:
+        kernels.ensure_archive("6.12", quiet, offline=True)
+    assert "leave out --offline" in caught.value.hint
+    for series, version in (("6.12", "6.12.9-1"), ("6.12", "6.12.99-1"), ("6.1", "6.1.200-1")):
+        folder = cache.root() / "packages" / f"linux-source-{series}_{version}"
+        folder.mkdir(parents=True)
+        (folder / "x.deb").write_text("")
+    newest = cache.root() / "packages/linux-source-6.12_6.12.99-1/x.deb"
+    assert kernels.ensure_archive("6.12", quiet, offline=True) == ("6.12.99-1", newest)
+    assert capfd.readouterr().err == ""
+    assert kernels.ensure_archive("6.12", quiet) == ("6.12.99-1", newest)
+    assert "using the sources 6.12.99-1 from the cache" in capfd.readouterr().err
