@@ -174,6 +174,9 @@ def _job(
         settings = [*chosen.settings, *settings]
         memory = max(memory, chosen.memory_mib)
     job = _new_job(Machine(cpus, memory, vfs), firmware=settings, **options)
+    source = click.get_current_context().get_parameter_source("kernel")
+    if kernel_dir and source is not click.core.ParameterSource.DEFAULT:
+        raise UsageError("--kernel and --kernel-dir: only one of them can be booted")
     entry = pick(kernel) if kernel_dir is None else of_folder(kernel_dir)
     return entry, job, Progress("mlxlab", quiet=quiet)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _IMAGE = "arch/x86/boot/bzImage"
 _EXAMPLE = "lab/debug-6.1.config"
+_CONFIG = "include/config/auto.conf"
 _RELEASE = "include/config/kernel.release"
 _LISTS = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 _KEEP_TREES = 4
@@ -70,7 +71,7 @@ def look(folder: Path) -> KernelDir:
             "give the folder that make built in: the sources', or the one of O=",
         )
     source = (folder / "source").resolve() if (folder / "source").is_dir() else folder
-    lacking = [name for name in (_IMAGE, _RELEASE) if not (folder / name).is_file()]
+    lacking = [name for name in (_IMAGE, _RELEASE, _CONFIG) if not (folder / name).is_file()]
     targets = ["bzImage"] if lacking else []
     modules = _modules(folder / "modules.order")
     absent = [path for path in modules if not (folder / path).is_file()]
@@ -103,7 +104,8 @@ def prepare(folder: Path, progress: Progress) -> Boot:
             build.
     """
     kernel = look(folder)
-    config = (kernel.folder / ".config").read_text(errors="replace")
+    # What it was built with; .config may have changed since.
+    config = (kernel.folder / _CONFIG).read_text(errors="replace")
     needs.check(
         f"the kernel in {kernel.folder}",
         config,

@@ -37,9 +37,9 @@ def built(tmp_path: Path) -> Path:
         (folder / name).write_text(name)
     (folder / "modules.order").write_text(ORDER)
     (folder / ".config").write_text(CONFIG)
-    release = folder / "include/config/kernel.release"
-    release.parent.mkdir(parents=True)
-    release.write_text("6.1.99-mine\n")
+    (folder / "include/config").mkdir(parents=True)
+    (folder / "include/config/auto.conf").write_text(CONFIG)
+    (folder / "include/config/kernel.release").write_text("6.1.99-mine\n")
     return folder
 
 
@@ -99,7 +99,7 @@ def test_all_missing_options_are_named_at_once(built: Path) -> None:
         for line in CONFIG.splitlines(keepends=True)
         if line.removeprefix("CONFIG_").partition("=")[0] not in gone
     )
-    (built / ".config").write_text(
+    (built / "include/config/auto.conf").write_text(
         config.replace("CONFIG_DEBUG_FS=y", "# CONFIG_DEBUG_FS is not set").replace(
             "CONFIG_TMPFS=y", "CONFIG_TMPFS=m"
         )
@@ -236,7 +236,7 @@ def test_a_distribution_kernel_is_checked_too(
 
 
 def test_the_command_says_it_in_one_go(built: Path, tmp_path: Path) -> None:
-    (built / ".config").write_text("CONFIG_MODULES=y\n")
+    (built / "include/config/auto.conf").write_text("CONFIG_MODULES=y\n")
     result = subprocess.run(
         [SCRIPT, "run", "--kernel-dir", built, "--", "true"], capture_output=True, text=True
     )

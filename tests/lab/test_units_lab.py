@@ -113,6 +113,8 @@ def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_
         (["run", "--kernel", "nope", "--", "true"], "no kernel 'nope'"),
         (["run", "--kernel", "carried-6.1", "--", "true"], "no series yet"),
         (["run", "--vfs", "0", "--", "true"], "--vfs"),
+        (["run", "--kernel", "stock-6.1", "--kernel-dir", ".", "--", "true"], "only one of them"),
+        (["kernel", "build", "stock-6.1"], "one of debug-6.1"),
         (["demo", "--vfs", "1"], "needs two VFs"),
         (["run", "--env", "1=2", "--", "true"], "not NAME=VALUE"),
         (["matrix"], "not built yet"),
