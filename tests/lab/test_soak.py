@@ -31,12 +31,13 @@ def soak(labs: Labs, kernel: str, count: int) -> None:
     assert soaked["equal"] == count
     assert after["objects"] == {"pds": 0, "mkeys": 0, "async": 0}
     assert after["fds"] == before["fds"]
-    assert after["files_system"] - before["files_system"] < count
     programs = after["programs_kib"] - before["programs_kib"]
     assert before["free_kib"] - after["free_kib"] - programs < _NOISE_KIB
     assert programs < 8 * _NOISE_KIB
     if count >= 100:
-        # With fewer, what the rest of the system allocates is as much.
+        # With fewer, what the rest of the system allocates is as much; and the kernel counts open
+        # files on each CPU, and adds them up every 32 or so.
+        assert after["files_system"] - before["files_system"] < count
         grown = {
             slab: after["slabs"][slab] - objects
             for slab, objects in before["slabs"].items()
