@@ -111,7 +111,7 @@ def _build(recipe: Recipe, kernel: Headers, symvers: Sequence[Path], target: Pat
         tree = partial / "tree"
         tree.mkdir()
         for place, folder in recipe.folders.items():
-            shutil.copytree(folder, tree / place, ignore=_products, dirs_exist_ok=True)
+            shutil.copytree(folder, tree / place, ignore=products, dirs_exist_ok=True)
         includes = []
         for number, folder in enumerate(recipe.includes):
             copy = tree / f"include-{number}"
@@ -206,12 +206,12 @@ def _hash_files(add: Callable[[str], None], folder: Path) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
-        skipped = _products(parent, [*folders, *names])
+        skipped = products(parent, [*folders, *names])
         folders[:] = [name for name in folders if name not in skipped]
         yield from (Path(parent, name) for name in names if name not in skipped)
 
 
-def _products(_parent: str, names: Iterable[str]) -> set[str]:
+def products(_parent: str, names: Iterable[str]) -> set[str]:
     """Return those of ``names`` that a build in the source folder made, and hidden ones."""
     suffixes = (".o", ".ko", ".mod", ".mod.c", ".cmd", ".a")
     exact = {"Module.symvers", "modules.order", "__pycache__"}

@@ -115,6 +115,33 @@ def publish(target: Path) -> Iterator[Path]:
             raise
 
 
+@contextlib.contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """Yield an empty folder in the cache that vanishes after the block, whatever happens.
+
+    It is on the cache's disk, since builds are too big for a /tmp in memory. What a killed
+    process left is removed by the next one.
+    """
+    parent = root() / "scratch"
+    with writing(parent):
+        parent.mkdir(exist_ok=True)
+    _sweep_scratch(parent)
+    folder = parent / f"{name}.{os.getpid()}.{time.monotonic_ns()}"
+    with writing(folder):
+        folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep_scratch(parent: Path) -> None:
+    for folder in parent.iterdir():
+        process = folder.name.split(".")[1:2]
+        if process and process[0].isdigit() and not Path("/proc", process[0]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep(target: Path) -> None:
     """Remove what a killed :func:`publish` of ``target`` left; the caller holds its lock."""
     for leftover in target.parent.glob(f"{_PARTIAL}{target.name}.*"):

@@ -120,14 +120,21 @@ def kernel_packages(series: str) -> KernelPackages:
     return KernelPackages(release, image, headers, common, kbuild)
 
 
-def source_package(series: str) -> Package:
-    """Return the newest ``linux-source`` package of ``series``.
+def source_package(series: str, version: str | None = None) -> Package:
+    """Return the newest ``linux-source`` package of ``series``, or ``version`` if apt has it.
 
     Raises:
         Error: apt is missing or knows no such package.
     """
     require()
-    return show([f"linux-source-{series}"])[0]
+    name = f"linux-source-{series}"
+    if version is not None:
+        size = re.search(
+            r"^Size: (\d+)$", _ask("apt-cache", "show", f"{name}={version}"), re.MULTILINE
+        )
+        if size:
+            return Package(name, version, int(size[1]), ())
+    return show([name])[0]
 
 
 def download(

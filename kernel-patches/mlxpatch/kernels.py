@@ -154,16 +154,21 @@ def ensure_source(series: str, progress: Progress) -> Source:
         return cached or _ensure_source(series, debian.source_package(series), progress)
 
 
-def ensure_archive(series: str, progress: Progress, *, offline: bool = False) -> tuple[str, Path]:
+def ensure_archive(
+    series: str, progress: Progress, version: str | None = None, *, offline: bool = False
+) -> tuple[str, Path]:
     """Return Debian's version of the source package of ``series``, and its file.
 
     What apt knows decides; where it cannot be asked, the newest one in the cache is used, and said.
-    With ``offline`` the cache alone decides.
+    ``version`` is preferred if it can be had. With ``offline`` the cache alone decides.
 
     Raises:
         Error: nothing is cached and apt cannot help, or may not be asked.
     """
     with cache.locked(f"kernel-{series}", lambda: progress.note("waiting for another download")):
+        kept = cache.root() / "packages" / f"linux-source-{series}_{version}"
+        if version is not None and kept.is_dir():
+            return version, next(kept.glob("*.deb"))
         cached = _newest_archive(series)
         if offline:
             if cached is None:
@@ -171,7 +176,7 @@ def ensure_archive(series: str, progress: Progress, *, offline: bool = False) ->
                 raise Error(what, "leave out --offline once")
             return cached
         try:
-            package = debian.source_package(series)
+            package = debian.source_package(series, version)
             return package.version, _archive(package, progress)
         except Error as error:
             if cached is None:

@@ -125,18 +125,24 @@ def test_build_stock_makes_the_driver_and_prints_it(tmp_path: Path, kernel: kern
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(out / "mlx5-vfio-pci.ko")]
+    first, *report = done.stdout.splitlines()
+    assert first == str(out / "mlx5-vfio-pci.ko")
+    states = {row[0]: row[2] for row in (line.split() for line in report) if len(row) > 2}
+    assert (states["set-state"], states["cmd-exec"]) == ("present", "elsewhere")
     assert struct_layouts(out / "mlx5-vfio-pci.ko", ["mlx5_vf_migration_file"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["build", "-o", "out"], 2, "give --stock"),
+        (["build", "-o", "out"], 2, "give SERIES or --stock"),
+        (["build", "series", "--stock", "-o", "out"], 2, "not both"),
         (["build", "--stock", "--kernel", "9.9.9", "-o", "out"], 1, "no headers of kernel 9.9.9"),
         (["build", "--stock"], 2, "Missing option"),
-        (["build", "series", "-o", "out"], 2, "not built yet"),
-        (["verify"], 2, "not built yet"),
+        (["build", "series", "--kernel", "9.9.9", "-o", "o"], 1, "no headers of kernel 9.9.9"),
+        (["dkms", "--kernel", "9.9.9", "-o", "out"], 1, "no headers of kernel 9.9.9"),
+        (["compare", "old", "--kernel", "9.9.9"], 2, "Missing argument"),
+        (["install", "nowhere"], 2, "does not exist"),
         (["frobnicate"], 2, "No such command"),
     ],
 )

@@ -68,7 +68,7 @@ class _Reader:
     def read(self) -> Types:
         enums: list[Enum] = []
         for unit in self._dies.units:
-            self._files = _file_table(self._dies, unit.pyelf)
+            self._files = file_table(self._dies, unit.pyelf)
             self._base_names = [os.path.basename(path) for path in self._files]  # noqa: PTH119
             for die in self._dies.top(unit):
                 if die.raw("declaration") or not self._is_own(die):
@@ -301,7 +301,7 @@ def _keyword(die: Die) -> str:
     return "union" if die.tag == "union_type" else "struct"
 
 
-def _file_table(dies: Dies, unit: object) -> list[str]:
+def file_table(dies: Dies, unit: object) -> list[str]:
     """Return the absolute paths that DW_AT_decl_file indexes."""
     program = dies.sections.pyelf.line_program_for_CU(unit)
     header = program.header
