@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlxpatch.kernels import Kernel
     from tests.lab.conftest import Labs
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
 PROGRESS = Progress("tests")
 
 
