@@ -49,13 +49,17 @@ class Entry:
         if self.config:
             built = debugkernel.find(self.name)
             return "" if built else f"not built: mlxlab kernel build {self.name}"
-        if self.driver == "stock":
-            return ""
-        try:
-            resources.find(f"{self.patches}/series")
-        except Error:
+        if self.driver == "series" and self.carried is None:
             return "no series yet"
-        return "building a series is not built yet"
+        return ""
+
+    @property
+    def carried(self) -> Path | None:
+        """The folder of the patch series, or None where there is none yet."""
+        try:
+            return resources.find(f"{self.patches}/series").parent if self.patches else None
+        except Error:
+            return None
 
     @property
     def cached(self) -> str:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from mlxlab import boot, debugkernel, kerneldir, needs
 from mlxlab.boot import Boot as Boot  # for those who look for it here
-from mlxpatch import build, cache, kernels
+from mlxpatch import build, cache, drivers, kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mlxlab.table import Entry
+    from mlxpatch.build import Built
     from mlxpatch.kernels import Kernel
     from mlxpatch.progress import Progress
 
@@ -35,7 +36,7 @@ def prepare(entry: Entry, progress: Progress, *, offline: bool = False) -> Boot:
         return debugkernel.prepare(entry, progress)
     kernel, source = kernels.ensure(entry.series, progress, offline=offline)
     name = f"Debian's Linux {entry.series}"
-    recipe = needs.driver(source.root, f"{name} (linux-source-{entry.series})")
+    stock = needs.driver(source.root, f"{name} (linux-source-{entry.series})")
     needs.check(
         f"{name} (linux-image-{kernel.release})",
         (kernel.root / "boot" / f"config-{kernel.release}").read_text(errors="replace"),
@@ -44,8 +45,27 @@ def prepare(entry: Entry, progress: Progress, *, offline: bool = False) -> Boot:
         "take another kernel of the table: mlxlab kernels",
     )
     firmware = build.build(build.lab_firmware(), kernel.headers, progress)
-    driver = build.build(recipe, kernel.headers, progress, symvers=[firmware.symvers])
+    series = entry.carried
+    if series:
+        driver = _patched(series, kernel, source.root, firmware, progress)
+    else:
+        driver = build.build(stock, kernel.headers, progress, symvers=[firmware.symvers])
     return assemble(kernel, [*firmware.modules, *driver.modules], progress)
+
+
+def _patched(
+    series: Path, kernel: Kernel, source: Path, firmware: Built, progress: Progress
+) -> Built:
+    """Build all of drivers/vfio with ``series``, or take it from the cache.
+
+    The cache knows it by the patched files: a series that is the same in those is the same.
+    """
+    goal = drivers.Target(kernel.release, kernel.headers, source, kernel.modules)
+    with drivers.prepared(series, source, progress, whole=True) as revision:
+        driver = drivers.built(revision, goal, progress, [firmware.symvers])
+        for remark in revision.remarks if driver.fresh else ():
+            progress.note(remark)
+    return driver
 
 
 def assemble(kernel: Kernel, modules: list[Path], progress: Progress) -> Boot:
