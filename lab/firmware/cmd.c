@@ -71,9 +71,15 @@ static void lab_query_hca_cap(struct lab_pf *pf, const void *in, void *out,
 	if ((((const u8 *)in)[8] & LAB_OTHER_FUNCTION) && function &&
 	    function <= pf->num_vfs)
 		vf = &pf->vfs[function - 1];
-	if (!vf || out_size < LAB_CAP_OFFSET + LAB_CAP_VHCA_ID + 2) {
+	if (!vf || out_size < LAB_CAP_OFFSET + LAB_CAP2_MIGRATABLE / 8 + 4) {
 		lab_set_status(out, MLX5_CMD_STAT_BAD_PARAM_ERR,
 			       LAB_SYND_UNKNOWN_FUNCTION);
+		return;
+	}
+	/* op_mod names the page of the capabilities, and below it current or maximum. */
+	if (lab_get16(in, 6) >> 1 == MLX5_CAP_GENERAL_2) {
+		lab_put_bit((u8 *)out + LAB_CAP_OFFSET, LAB_CAP2_MIGRATABLE,
+			    vf->migratable);
 		return;
 	}
 	*(__be16 *)((u8 *)out + LAB_CAP_OFFSET + LAB_CAP_VHCA_ID) =

@@ -33,6 +33,7 @@
  * query_hca_cap_out. By number, since the headers of a kernel name only what
  * its own driver knows.
  */
+#define LAB_CAP_HCA_CAP_2 0x20
 #define LAB_CAP_MIGRATION 0x68d
 #define LAB_CAP2_MIGRATABLE 0x80
 #define LAB_CAP2_MULTI_LOAD 0xc8

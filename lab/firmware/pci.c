@@ -261,6 +261,7 @@ static int lab_alloc_caps(struct mlx5_core_dev *mdev)
 	}
 	/* adv_virtualization stays clear: no device dirty tracking. */
 	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL]->cur, LAB_CAP_MIGRATION, true);
+	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL]->cur, LAB_CAP_HCA_CAP_2, true);
 	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL_2]->cur, LAB_CAP2_MULTI_LOAD, true);
 	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL_2]->cur, LAB_CAP2_TRACKING_STATE,
 		    true);
