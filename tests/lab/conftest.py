@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 GUEST = Path(__file__).resolve().parent / "guest"
 KERNEL = "upstream-6.12"
 STOCK = "stock-6.1"
+CARRIED = "carried-6.1"
 # Nothing may be left behind; the next test finds everything as after a boot.
 UNLOAD = "sh $MLXLAB_GUEST/vfs down && sh $MLXLAB_GUEST/vfs up"
 
@@ -168,6 +169,12 @@ def suite(labs: Labs) -> Suite:
     return Suite(lab.run("suite", "sh", GUEST / "suite.sh"), lab.out / "suite")
 
 
+def is_on(item: pytest.Function, kernel: str) -> bool:
+    """Return whether a test is on ``kernel``: by a parameter, or by its file's name."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return kernel in parameters or kernel.split("-")[0] in item.path.stem.split("_")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group what shares a boot: one kernel after the other, then what boots for itself."""
 
@@ -175,8 +182,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "lab" not in item.keywords or not isinstance(item, pytest.Function):
             return 0
         if {"no_lab", "migrations"} & set(item.fixturenames):
-            return 3
-        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        return 2 if STOCK in parameters or item.path.name == "test_stock.py" else 1
+            return 4
+        return 3 if is_on(item, CARRIED) else 2 if is_on(item, STOCK) else 1
 
     items.sort(key=group)
