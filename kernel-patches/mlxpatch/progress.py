@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Progress on stderr: a live line on a terminal, one plain line per stage elsewhere."""
+"""Progress on stderr: a live line on a terminal; elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.status import Status
 
@@ -21,7 +21,11 @@ class Stage(Protocol):
     """A stage that runs."""
 
     def update(self, detail: str) -> None:
-        """Show ``detail`` behind the stage's name; only terminals show it."""
+        """Show ``detail`` behind the stage's name; without a terminal, one every few seconds."""
+
+
+# A log of a build of ten minutes gets sixty lines.
+_PLAIN_INTERVAL_S = 10.0
 
 
 class Progress:
@@ -45,7 +49,7 @@ class Progress:
                 yield _Live(text, status)
         else:
             self.note(f"{text} ...")
-            yield _Silent()
+            yield _Plain(text, self.note)
         seconds = time.monotonic() - begin
         if seconds >= 1 and self._console.is_terminal:
             self.note(f"{text} ({seconds:.0f} s)")
@@ -68,6 +72,19 @@ class _Live:
 
     def update(self, detail: str) -> None:
         self._status.update(escape(f"{self._text}: {detail}"))
+
+
+class _Plain:
+    def __init__(self, text: str, note: Callable[[str], None]) -> None:
+        self._text = text
+        self._note = note
+        self._last = time.monotonic()
+
+    def update(self, detail: str) -> None:
+        now = time.monotonic()
+        if now - self._last >= _PLAIN_INTERVAL_S:
+            self._last = now
+            self._note(f"{self._text}: {detail}")
 
 
 class _Silent:
