@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from genbindings import diff as differ
 from genbindings.dwarf import struct_layouts, subprograms
@@ -184,17 +184,45 @@ def _layout(name: str, old: Layout | None, new: Layout | None) -> Iterator[Chang
         return
     if old.size != new.size:
         yield Change("resized", f"struct {name}", f"{old.size} to {new.size} bytes", True)
-    for field in (*old.fields, *(each for each in new.fields if each not in old.fields)):
-        before, after = old.fields.get(field), new.fields.get(field)
-        path = f"field {name}.{field}"
-        if before is None:
-            yield Change("added", path, f"at {after.offset if after else 0}")
-        elif after is None:
-            yield Change("removed", path, f"was at {before.offset}")
-        elif before.offset != after.offset:
-            yield Change("moved", path, f"{before.offset} to {after.offset}", True)
-        if before and after and before.size != after.size:
-            yield Change("resized", path, f"{before.size} to {after.size} bytes", True)
+    members, later = _members(old), _members(new)
+    for field in (*members, *(each for each in later if each not in members)):
+        yield from _moved(f"field {name}.{field}", members.get(field), later.get(field))
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A member of a struct, or a bitfield; ``offset`` and ``size`` are in ``unit``."""
+
+    offset: int
+    size: int
+    unit: Literal["byte", "bit"]
+
+    @property
+    def at(self) -> str:
+        return str(self.offset) if self.unit == "byte" else f"bit {self.offset}"
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.unit}{'' if self.size == 1 else 's'} at {self.at}"
+
+
+def _members(layout: Layout) -> dict[str, _Member]:
+    members = {name: _Member(at.offset, at.size, "byte") for name, at in layout.fields.items()}
+    return members | {name: _Member(at.offset, at.size, "bit") for name, at in layout.bits.items()}
+
+
+def _moved(path: str, old: _Member | None, new: _Member | None) -> Iterator[Change]:
+    if old is None or new is None:
+        if old:
+            yield Change("removed", path, f"was at {old.at}")
+        elif new:
+            yield Change("added", path, f"at {new.at}")
+    elif old.unit != new.unit:
+        yield Change("changed", path, f"{old} to {new}", True)
+    else:
+        if old.at != new.at:
+            yield Change("moved", path, f"{old.at} to {new.at}", True)
+        if old.size != new.size:
+            yield Change("resized", path, f"{old.size} to {new.size} {new.unit}s", True)
 
 
 def _sizes(before: Built, after: Built) -> list[Size]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from genbindings.dwarf import FieldAt, struct_layouts
+from genbindings.dwarf import BitsAt, FieldAt, struct_layouts
 from genbindings.errors import Error
 
 if TYPE_CHECKING:
@@ -37,7 +37,13 @@ struct outer {
 struct packed { char c; long l; } __attribute__((packed));
 struct declared_only;
 struct aligned { char c; long l __attribute__((aligned(64))); };
+struct bits {
+    char first;
+    u32 low : 3, : 2, high : 7;
+    struct { u32 word; u32 deep : 2; };
+};
 struct outer instance_NAME;
+struct bits bits_NAME;
 struct flags flags_NAME;
 struct packed packed_NAME;
 struct aligned aligned_NAME;
@@ -106,6 +112,13 @@ def test_embedded_structs_bitfields_and_flexible_arrays(tmp_path: Path) -> None:
     assert outer["table"].struct is None
     assert outer["rest"] == FieldAt(offset=layouts["outer"].size, size=0, struct=None)
     assert set(layouts["flags"].fields) == {"tail"}
+
+
+def test_bitfields_are_counted_in_bits(tmp_path: Path, options: list[str]) -> None:
+    layout = struct_layouts(build(tmp_path, options), ["bits"])["bits"]
+    assert set(layout.fields) == {"first", "word"}
+    # As the x86-64 ABI has it; the two bits without a name are left out.
+    assert layout.bits == {"low": BitsAt(8, 3), "high": BitsAt(13, 7), "deep": BitsAt(64, 2)}
 
 
 @pytest.mark.skipif(shutil.which("pahole") is None, reason="pahole (package dwarves) is missing")

@@ -54,7 +54,10 @@ DRIVER = Step(
 )
 RENAMED = Step(
     "vfio/mlx5: Call the callback of a SAVE what it is",
-    (Edit(CMD, "mlx5vf_save_callback", "mlx5vf_save_done"),),
+    (
+        Edit(CMD, "mlx5vf_save_callback", "mlx5vf_save_done"),
+        Edit(CMD_H, "\tu8 disabled:1;\n\tu8 is_err:1;\n", "\tu8 disabled;\n\tu8 is_err:2;\n"),
+    ),
 )
 DRIVER_V2 = Step(
     "vfio/mlx5: Count the notes of a migration",

@@ -189,6 +189,14 @@ def test_struct_layouts_are_compared(compared: dict[str, Any]) -> None:
     # One field more, twelve fewer.
     assert int(after) - int(before) == (1 - 12) * 8
     assert changes[f"field {STRUCT}.filp"]["kind"] == "moved"
+    # Each of the other type, and one bit more.
+    assert changes[f"field {STRUCT}.disabled"]["kind"] == "changed"
+    assert re.match(
+        r"1 bit at bit \d+ to 1 byte at \d+$", changes[f"field {STRUCT}.disabled"]["detail"]
+    )
+    error = [each for each in compared["structs"] if each["name"] == f"field {STRUCT}.is_err"]
+    assert [(each["kind"], each["abi"]) for each in error] == [("moved", True), ("resized", True)]
+    assert error[1]["detail"] == "1 to 2 bits"
 
 
 def test_probes_and_sizes_are_compared(compared: dict[str, Any]) -> None:

@@ -9,6 +9,6 @@ entries themselves, since a kernel module has hundreds of thousands of them.
 
 from __future__ import annotations
 
-from genbindings.dwarf.layouts import FieldAt, Layout, struct_layouts
+from genbindings.dwarf.layouts import BitsAt, FieldAt, Layout, struct_layouts
 
-__all__ = ["FieldAt", "Layout", "struct_layouts"]
+__all__ = ["BitsAt", "FieldAt", "Layout", "struct_layouts"]

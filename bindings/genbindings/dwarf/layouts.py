@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genbindings.dwarf.dies import Die, Dies
@@ -27,16 +27,25 @@ class FieldAt:
 
 
 @dataclass(frozen=True, slots=True)
+class BitsAt:
+    """A bitfield: ``offset`` and ``size`` in bits."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """A struct or union: its tag, its size in bytes, and its members by name.
 
     Members of anonymous structs and unions appear among the fields with their real offsets;
-    bitfields are left out.
+    bitfields are in ``bits``.
     """
 
     name: str
     size: int
     fields: dict[str, FieldAt]
+    bits: dict[str, BitsAt] = field(default_factory=dict)
 
 
 def struct_layouts(path: Path, names: Collection[str]) -> dict[str, Layout]:
@@ -61,7 +70,7 @@ def struct_layouts(path: Path, names: Collection[str]) -> dict[str, Layout]:
                 continue
             name = wanted.match(die)
             if name is not None and name not in found:
-                found[name] = Layout(name, int(die.raw("byte_size") or 0), _fields(dies, die))
+                found[name] = _layout(dies, die, name)
         if len(found) == len(set(names)):
             break
     return found
@@ -90,17 +99,28 @@ class _StringMatcher:
         return name if name in self._names else None
 
 
-def _fields(dies: Dies, record: Die) -> dict[str, FieldAt]:
-    return dict(_walk(dies, record, 0))
+def _layout(dies: Dies, record: Die, name: str) -> Layout:
+    layout = Layout(name, int(record.raw("byte_size") or 0), {})
+    for member, at in _walk(dies, record, 0):
+        if isinstance(at, BitsAt):
+            layout.bits[member] = at
+        else:
+            layout.fields[member] = at
+    return layout
 
 
-def _walk(dies: Dies, record: Die, base: int) -> Iterator[tuple[str, FieldAt]]:
+def _walk(dies: Dies, record: Die, base: int) -> Iterator[tuple[str, FieldAt | BitsAt]]:
     for member in dies.children(record):
-        if member.tag != "member" or is_bitfield(member):
+        if member.tag != "member":
+            continue
+        name = dies.string(member)
+        bits = member.raw("bit_size")
+        if bits is not None:
+            if name is not None:
+                yield name, BitsAt(8 * base + bit_offset(dies, member), int(bits))
             continue
         target = _strip(dies, dies.reference(member))
         offset = base + member_offset(dies, member)
-        name = dies.string(member)
         if name is not None:
             tag = dies.string(target) if target is not None and target.tag in _RECORDS else None
             yield name, FieldAt(offset, size_of(dies, target), tag)
@@ -108,9 +128,18 @@ def _walk(dies: Dies, record: Die, base: int) -> Iterator[tuple[str, FieldAt]]:
             yield from _walk(dies, target, offset)
 
 
-def is_bitfield(member: Die) -> bool:
-    """Whether ``member`` is a bitfield."""
-    return member.raw("bit_size") is not None
+def bit_offset(dies: Dies, member: Die) -> int:
+    """Return the offset of the bitfield ``member`` in bits, from the start of its record."""
+    absolute = member.raw("data_bit_offset")
+    if absolute is not None:
+        return int(absolute)
+    offset = member_offset(dies, member)
+    if not dies.sections.little_endian:
+        return 8 * offset + int(member.raw("bit_offset") or 0)
+    # DWARF 3 and earlier count from the most significant bit of the storage unit.
+    storage = member.raw("byte_size") or size_of(dies, dies.reference(member))
+    from_top = int(member.raw("bit_offset") or 0) + int(member.raw("bit_size"))
+    return int(8 * (offset + storage) - from_top)
 
 
 def member_offset(dies: Dies, member: Die) -> int:

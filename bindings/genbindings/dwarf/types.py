@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from genbindings.dwarf.dies import Die, Dies
-from genbindings.dwarf.layouts import dimensions, member_offset, size_of
+from genbindings.dwarf.layouts import bit_offset, dimensions, member_offset, size_of
 from genbindings.errors import Error
 from genbindings.model import Enum, Field, Location, RecordRef, Scalar, ScalarKind, Struct
 
@@ -177,20 +177,9 @@ class _Reader:
             ),
             count=count,
             location=self._location(member),
-            bit_offset=None if bit_size is None else self._bit_offset(member, offset),
+            bit_offset=None if bit_size is None else bit_offset(self._dies, member),
             bit_size=bit_size,
         )
-
-    def _bit_offset(self, member: Die, offset: int) -> int:
-        absolute = member.raw("data_bit_offset")
-        if absolute is not None:
-            return int(absolute)
-        if not self._dies.sections.little_endian:
-            return 8 * offset + int(member.raw("bit_offset") or 0)
-        # DWARF 3 and earlier count from the most significant bit of the storage unit.
-        storage = member.raw("byte_size") or size_of(self._dies, self._dies.reference(member))
-        from_top = int(member.raw("bit_offset") or 0) + int(member.raw("bit_size"))
-        return int(8 * (offset + storage) - from_top)
 
     def _shape(self, member: Die) -> _Shape:
         """Return the type of a member's innermost elements, its dimensions, and its size."""
