@@ -130,7 +130,7 @@ def _build(recipe: Recipe, kernel: Headers, symvers: Sequence[Path], target: Pat
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=environment(),
             )
         modules = sorted(tree.rglob("*.ko"))
         if done.returncode != 0 or not modules:
@@ -159,8 +159,9 @@ def _command(recipe: Recipe, kernel: Headers, symvers: Sequence[Path], tree: Pat
     return [*command, "modules"]
 
 
-def _environment() -> dict[str, str]:
-    # A make that runs us must not hand its own options and job server to this one.
+def environment() -> dict[str, str]:
+    """Return the environment for make, without what a make that runs us hands down."""
+    # Its options and job server are not meant for this one.
     dropped = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KBUILD_EXTMOD", "M", "O", "ARCH"}
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "LC_ALL": "C"}

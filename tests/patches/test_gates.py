@@ -166,7 +166,7 @@ def step(position: int, old: str, new: str) -> tuple[carried.Step, ...]:
         (
             "build",
             step(2, "MODULE_INFO", "static int unused_thing;\nMODULE_INFO"),
-            r"0003-.*: new drivers/vfio/tiny\.c: warning: .unused_thing. defined but not used",
+            r"0003-.*: new warning in drivers/vfio/tiny\.c:\d+: .unused_thing. defined but",
         ),
         (
             "build",
@@ -301,7 +301,7 @@ def test_sparse_is_used_where_it_is(
     folder, tree = carried.tiny(tmp_path)
     found = verdicts(folder, tree, headers, "build")
     (problem,) = found["build"].result.problems
-    assert problem.endswith("new drivers/vfio/tiny.c: warning: sparse was here")
+    assert problem.endswith("new warning in drivers/vfio/tiny.c:1: sparse was here")
     assert problem.startswith("0003-")
 
 

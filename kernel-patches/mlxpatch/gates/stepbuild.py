@@ -19,6 +19,8 @@ from genbindings.errors import Error
 from mlxpatch import base as bases
 from mlxpatch import headers as kernel_headers
 from mlxpatch.apply import Overlay, applied
+from mlxpatch.build import environment
+from mlxpatch.gates import warnings
 from mlxpatch.gates.core import Result
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 _DRIVERS = "drivers/vfio"
 _DRIVER = "CONFIG_MLX5_VFIO_PCI"
 _QUOTED = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
-_PLACE = re.compile(r"^(.*?):\d+(?::\d+)?: ")
 _LINES = 6
 
 
@@ -56,7 +57,8 @@ def check(context: Context) -> Result:
     problems: list[str] = []
     with context.progress.stage(f"building {total} patches for {kernel.release}") as stage:
         try:
-            known = set(builder.make("the base, unpatched"))
+            stage.update("the base, unpatched")
+            known = warnings.Known(builder.make("the base, unpatched"))
         except _BuildError as failed:
             raise Error(
                 f"{context.base.name} does not build for {kernel.release} without the series: "
@@ -119,7 +121,7 @@ class _Builder:
             folder = os.path.dirname(path)  # noqa: PTH120
             pending += [os.path.normpath(f"{folder}/{name}") for name in _QUOTED.findall(text)]
 
-    def each(self, known: set[str], problems: list[str], stage: Stage) -> None:
+    def each(self, known: warnings.Known, problems: list[str], stage: Stage) -> None:
         """Build after each patch; findings go to ``problems``."""
         total = len(self._context.series.patches)
         count = 0
@@ -138,13 +140,13 @@ class _Builder:
             }
             last.update(changed.files)
             changed.write(self._tree)
-            fresh = [line for line in self.make(patch.name) if line not in known]
-            problems.extend(f"{patch.name}: new {line}" for line in dict.fromkeys(fresh))
+            fresh = known.fresh(self.make(patch.name))
+            problems.extend(f"{patch.name}: new warning in {warning}" for warning in fresh)
 
         applied(self._context.series, self._context.base.tree, each=step)
 
-    def make(self, what: str) -> list[str]:
-        """Run make; return its warnings without their line numbers."""
+    def make(self, what: str) -> dict[str, list[str]]:
+        """Run make; return its warnings, see :func:`mlxpatch.gates.warnings.found`."""
         done = subprocess.run(
             self._command,
             stdin=subprocess.DEVNULL,
@@ -152,13 +154,13 @@ class _Builder:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=_environment(),
+            env=environment(),
         )
         text = done.stdout.replace(f"{self._tree}/", "").replace(f"{self._kernel.path.parent}/", "")
         lines = text.splitlines()
         if done.returncode != 0:
             raise _BuildError(f"{what} does not build: " + "\n    ".join(_errors(lines)))
-        return [_PLACE.sub(r"\1: ", line) for line in lines if ": warning: " in line]
+        return warnings.found(lines)
 
     def notes(self) -> list[str]:
         """Return which sources of the series this kernel's configuration does not compile."""
@@ -213,10 +215,3 @@ def _new_options(context: Context) -> list[str]:
             text = "".join(line for hunk in diff.hunks for line in hunk.new if line not in hunk.old)
             found += re.findall(r"^config (\w+)\n\s+tristate", text, re.MULTILINE)
     return [f"CONFIG_{name}" for name in dict.fromkeys(found)]
-
-
-def _environment() -> dict[str, str]:
-    # A make that runs us must not hand its own options and job server to this one.
-    dropped = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KBUILD_EXTMOD", "M", "O", "ARCH"}
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**kept, "LC_ALL": "C"}
