@@ -14,6 +14,8 @@ from mlxpatch import mails, udiff
 from mlxpatch.apply import applied, apply
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlxpatch.mails import Mail
     from mlxpatch.progress import Progress
     from mlxpatch.udiff import FileDiff
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["COVER", "Patch", "Series", "applied", "apply", "load", "own_folder", "read", "write"]
 
 COVER = "0000-cover-letter.patch"
+_STAT = re.compile(
+    r"^ (\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?$",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,30 @@ def of_mail(name: str, mail: Mail) -> Patch:
             f"patch {name} does not apply: only garbage, there is no diff in it",
             "is it the whole patch, as text?",
         )
+    _check_whole(name, mail, diffs)
     return Patch(name, mail.raw, mail, tuple(diffs))
+
+
+def _check_whole(name: str, mail: Mail, diffs: Sequence[FileDiff]) -> None:
+    """Raise an :class:`Error` if the end of the diff is missing, by the diffstat before it.
+
+    A diffstat that is merely stale is no reason: the signature that git puts below the diff, if it
+    is there, shows that nothing is missing.
+    """
+    stat = _STAT.search(mail.notes)
+    if stat is None or re.search(r"^-- ?$", mail.diff, re.MULTILINE):
+        return
+    hunks = [hunk for diff in diffs for hunk in diff.hunks]
+    have = (len(diffs), sum(hunk.added for hunk in hunks), sum(hunk.removed for hunk in hunks))
+    wanted = [int(count or 0) for count in stat.groups()]
+    if any(count < announced for count, announced in zip(have, wanted, strict=True)) and all(
+        count <= announced for count, announced in zip(have, wanted, strict=True)
+    ):
+        raise Error(
+            f"patch {name} is cut: it has {have[0]} files, +{have[1]} -{have[2]} lines, and its "
+            f"diffstat {wanted[0]} files, +{wanted[1]} -{wanted[2]}",
+            "take it again whole; or correct the diffstat if it was edited by hand",
+        )
 
 
 def assemble(

@@ -28,6 +28,8 @@ class Hunk:
     old: tuple[str, ...]
     new: tuple[str, ...]
     line: int  # of the patch, from 1
+    added: int
+    removed: int
 
 
 @dataclass
@@ -52,6 +54,10 @@ class FileDiff:
     def paths(self) -> tuple[str, ...]:
         """Every path that it reads or writes, in order."""
         return tuple(dict.fromkeys(path for path in (self.old, self.new) if path))
+
+
+# git's name of a file without a byte.
+_EMPTY = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 
 
 def bad_path(path: str) -> str:
@@ -83,7 +89,8 @@ def parse(text: str, name: str) -> list[FileDiff]:
 class _Parser:
     def __init__(self, text: str, name: str) -> None:
         self._lines = text.split("\n")
-        if self._lines[-1] == "":
+        self._whole = self._lines[-1] == ""
+        if self._whole:
             self._lines.pop()
         self._name = name
         self._at = 0
@@ -196,7 +203,18 @@ class _Parser:
         if old != new and not marks.keys() & {"from", "to"}:
             self._fail(f"--- and +++ name different files, {old} and {new}")
         self._hunks(diff)
+        if not diff.hunks and not self._changes(diff, marks):
+            self._fail(f"{diff.path} has no hunk: the patch is cut", _DAMAGED)
         return diff
+
+    def _changes(self, diff: FileDiff, marks: dict[str, str]) -> bool:
+        """Whether a file without a hunk is changed all the same."""
+        if self._peek(-1).startswith(("--- ", "+++ ")):
+            return False
+        blob = diff.new_blob if "new" in marks else diff.old_blob
+        if marks.keys() & {"new", "deleted"}:
+            return not blob or _EMPTY.startswith(blob)
+        return "to" in marks or bool(diff.new_mode)
 
     def _extended(self, diff: FileDiff, marks: dict[str, str]) -> bool:
         line = self._peek()
@@ -264,6 +282,7 @@ class _Parser:
         left, right = int(match[2] or 1), int(match[4] or 1)
         old: list[str] = []
         new: list[str] = []
+        signs = ""
         self._at += 1
         while len(old) < left or len(new) < right or self._peek().startswith("\\ "):
             if self._at >= len(self._lines):
@@ -276,14 +295,20 @@ class _Parser:
                 self._no_newline(old, new)
             elif sign not in " +-":
                 self._fail(f"{diff.path}, hunk #{number}: {text!r} is no line of a hunk", _DAMAGED)
+            signs += sign
             if sign in " -":
                 old.append(rest)
             if sign in " +":
                 new.append(rest)
             self._at += 1
+        if self._at == len(self._lines) and not self._whole:
+            self._fail(
+                f"{diff.path}, hunk #{number}: its last line has no end: the patch is cut", _DAMAGED
+            )
         if len(old) != left or len(new) != right:
             self._fail(f"{diff.path}, hunk #{number} has other lines than it announces", _DAMAGED)
-        return Hunk(number, int(match[1]), int(match[3]), tuple(old), tuple(new), line)
+        counts = (signs.count("+"), signs.count("-"))
+        return Hunk(number, int(match[1]), int(match[3]), tuple(old), tuple(new), line, *counts)
 
     def _no_newline(self, old: list[str], new: list[str]) -> None:
         sign = self._peek(-1)[:1]

@@ -229,6 +229,36 @@ def test_a_damaged_mbox_is_named(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("signature", ["--signature=2.39.5", "--no-signature"])
+def test_a_patch_that_is_cut_anywhere_is_whole_or_refused(tmp_path: Path, signature: str) -> None:
+    work = tmp_path / "repository"
+    repository = Repository(work)
+    for name in ("one", "two", "gone"):
+        (work / name).write_text("".join(f"line {number}\n" for number in range(40)))
+    repository.git("add", "-A")
+    repository.git("commit", "-q", "-m", "base")
+    lines = (work / "one").read_text().replace("line 3\n", "").replace("line 30", "other 30")
+    (work / "one").write_text(lines)
+    (work / "two").rename(work / "moved")
+    (work / "gone").unlink()
+    (work / "more").write_text("new\n")
+    repository.git("add", "-A")
+    repository.git("commit", "-q", "-m", "change")
+    whole = repository.git("format-patch", "--stdout", signature, "-1")
+    wanted = series.make("whole", whole).diffs
+    assert len(wanted) == 4
+    refused = 0
+    for end in range(len(whole)):
+        try:
+            found = series.make("cut", whole[:end])
+        except Error:
+            refused = end
+            continue
+        assert found.diffs == wanted, whole[:end]
+    # All but the end of the signature's text.
+    assert len(whole) - refused < 20
+
+
 def test_a_hostile_tarball_writes_nothing(origin: Path, tmp_path: Path) -> None:
     as_files(origin, tmp_path / "files")
     patch = next((tmp_path / "files").glob("*0001-*.patch")).read_bytes()
