@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -286,23 +285,27 @@ def test_usage_errors_exit_with_two(tmp_path: Path, words: list[str], said: str)
     assert said in done.stderr
 
 
-def test_sparse_is_used_where_it_is(
+def test_sparse_finds_what_the_compiler_does_not(tmp_path: Path, headers: Path) -> None:
+    kept = "static __be32 tiny_{0} __used = {0};\n"
+    steps = step(2, "MODULE_INFO", f"{kept.format(2)}MODULE_INFO")
+    folder, tree = carried.tiny(tmp_path, steps)
+    # The base has such a line already, of which nothing is said.
+    edit(tree / carried.TINY, "// SPDX", f"#include <linux/types.h>\n{kept.format(1)}// SPDX")
+    found = verdicts(folder, tree, headers, "build")["build"].result
+    (problem,) = found.problems
+    assert problem.startswith("0003-vfio-Say-that-there-are-samples.patch: new warning in ")
+    assert re.search(r"/tiny\.c:\d+: .*; expected restricted __be32 .*tiny_2; got int", problem)
+    assert "W=1 and sparse" in found.summary
+
+
+def test_without_sparse_that_is_said(
     tmp_path: Path, headers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    # It complains of every file that has samples: the base has none.
-    (tools / "sparse").write_text(
-        '#!/bin/sh\nfor file; do :; done\n! grep -q MODULE_INFO "$file" ||\n'
-        '\techo "$file:1:1: warning: sparse was here" >&2\n'
-    )
-    (tools / "sparse").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "sparse" else which(tool))
     folder, tree = carried.tiny(tmp_path)
-    found = verdicts(folder, tree, headers, "build")
-    (problem,) = found["build"].result.problems
-    assert problem.endswith("new warning in drivers/vfio/tiny.c:1: sparse was here")
-    assert problem.startswith("0003-")
+    found = verdicts(folder, tree, headers, "build")["build"]
+    assert (found.verdict, found.result.summary.rpartition(", ")[2]) == ("ok", "no sparse here")
 
 
 def test_a_warning_of_the_base_is_not_the_series(tmp_path: Path, headers: Path) -> None:
