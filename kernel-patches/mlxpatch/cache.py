@@ -154,6 +154,14 @@ def touch(path: Path) -> None:
         os.utime(path)
 
 
+def put(file: str | Path, target: str | Path) -> None:
+    """Make ``target`` the same file as ``file``, or a copy where that cannot be."""
+    try:
+        os.link(file, target)
+    except OSError:  # another file system, or somebody else's file
+        shutil.copy2(file, target)
+
+
 def prune(folder: Path, pattern: str, keep: int, unused_s: float = 3600.0) -> None:
     """Remove all but the ``keep`` last used entries of ``folder`` that match ``pattern``.
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,9 @@ from mlxpatch.cli_common import (
     print_json,
     quiet_option,
     table,
+    target,
     target_options,
+    whole_option,
 )
 from mlxpatch.progress import Progress
 
@@ -73,7 +74,7 @@ class Outcome:
 @click.command("build")
 @click.argument("series", required=False)
 @click.option("--stock", is_flag=True, help="Build the kernel's own drivers, unpatched.")
-@click.option("--all", "whole", is_flag=True, help="All of drivers/vfio, whatever is touched.")
+@whole_option
 @target_options
 @click.option("-o", "--output", metavar="DIR", required=True, type=OUTPUT)
 @click.option(
@@ -115,8 +116,7 @@ def command(
     if series is not None and stock:
         raise UsageError("give SERIES or --stock, not both")
     progress = Progress("mlxpatch", quiet=quiet or as_json)
-    release = kernel or ("" if headers else platform.release())
-    goal = drivers.target(release, headers, source, progress)
+    goal = target(kernel, headers, source, progress)
     with drivers.prepared(series, goal.source, progress, whole=whole) as prepared:
         built = drivers.built(prepared, goal, progress, symvers_)
         remarks = prepared.remarks

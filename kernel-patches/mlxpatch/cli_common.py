@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlxpatch import drivers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from mlxpatch.drivers import Target
+    from mlxpatch.progress import Progress
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -40,6 +46,17 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def target(
+    kernel: str | None, headers: Path | None, source: Path | None, progress: Progress
+) -> Target:
+    """Return the kernel that the options of :func:`target_options` name; see drivers.target."""
+    release = kernel or ("" if headers else platform.release())
+    return drivers.target(release, headers, source, progress)
+
+
+whole_option = click.option(
+    "--all", "whole", is_flag=True, help="All of drivers/vfio, whatever is touched."
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +15,7 @@ from mlxpatch.cli_common import (
     print_json,
     quiet_option,
     table,
+    target,
     target_options,
 )
 from mlxpatch.progress import Progress
@@ -53,8 +53,7 @@ def command(
     mlxtrace probes, layouts of the drivers' structs, sizes of the modules.
     """
     progress = Progress("mlxpatch", quiet=quiet or as_json)
-    release = kernel or ("" if headers else platform.release())
-    goal = drivers.target(release, headers, source, progress)
+    goal = target(kernel, headers, source, progress)
     with (
         drivers.prepared(old, goal.source, progress) as before,
         drivers.prepared(new, goal.source, progress) as after,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import click
 
 from genbindings.errors import Error
 from mlxpatch import dkms, drivers
-from mlxpatch.cli_common import OUTPUT, quiet_option, target_options
+from mlxpatch.cli_common import OUTPUT, quiet_option, target, target_options, whole_option
 from mlxpatch.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("dkms")
 @click.argument("series", required=False)
-@click.option("--all", "whole", is_flag=True, help="All of drivers/vfio, whatever is touched.")
+@whole_option
 @target_options
 @click.option("-o", "--output", metavar="DIR", required=True, type=OUTPUT)
 @click.option(
@@ -47,8 +46,7 @@ def command(
     dkms builds it for every kernel of the same series that is installed later.
     """
     progress = Progress("mlxpatch", quiet=quiet)
-    release = kernel or ("" if headers else platform.release())
-    goal = drivers.target(release, headers, source, progress)
+    goal = target(kernel, headers, source, progress)
     match = re.match(r"\d+\.\d+", goal.release)
     if match is None:
         raise Error(f"cannot tell the kernel series of {goal.release}")

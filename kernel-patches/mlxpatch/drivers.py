@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import tempfile
@@ -197,7 +196,7 @@ def full_tree(revision: Revision) -> Path:
             for part in ("include", "arch", "scripts"):
                 if (revision.base / part).is_dir():
                     shutil.copytree(
-                        revision.base / part, tree / part, symlinks=True, copy_function=_put
+                        revision.base / part, tree / part, symlinks=True, copy_function=cache.put
                     )
             series.applied(applicable(revision), revision.base).write(tree)
     return tree
@@ -208,14 +207,6 @@ def applicable(revision: Revision) -> Series:
     if revision.series is None:
         return series.Series(revision.base, ())
     return replace(revision.series, patches=revision.patches)
-
-
-def _put(source: str, place: str) -> None:
-    try:
-        os.link(source, place)
-    except OSError:  # another file system, or somebody else's file
-        shutil.copyfile(source, place)
-        shutil.copymode(source, place)
 
 
 def built(

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
+from mlxpatch import cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,23 +52,15 @@ def finish(
         Error: depmod failed.
     """
     (partial / "boot").mkdir()
-    put(image, partial / "boot" / f"vmlinuz-{release}")
+    cache.put(image, partial / "boot" / f"vmlinuz-{release}")
     tree = partial / "lib/modules" / release
     # modules.order lists what was left out; without it depmod would warn.
     (tree / "updates").mkdir()
     for module in updates:
-        put(module, tree / "updates" / module.name)
+        cache.put(module, tree / "updates" / module.name)
     for name, target in links.items():
         (tree / name).symlink_to(target)
     done = subprocess.run(["/sbin/depmod", "-b", partial, release], capture_output=True, text=True)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         raise Error(f"depmod failed: {said[-1] if said else done.returncode}")
-
-
-def put(file: str | Path, target: str | Path) -> None:
-    """Make ``target`` the same file as ``file``, or a copy where that cannot be."""
-    try:
-        os.link(file, target)
-    except OSError:  # another file system, or somebody else's file
-        shutil.copy2(file, target)

@@ -151,11 +151,11 @@ def _assemble(kernel: KernelDir, updates: Iterable[Path], root: Path) -> None:
             target = top / "kernel" / path
             if not any(f"kernel/{path}".startswith(f"{folder}/") for folder in boot.LEFT_OUT):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                boot.put(kernel.folder / path, target)
+                cache.put(kernel.folder / path, target)
         top.mkdir(parents=True, exist_ok=True)
         order = "".join(f"kernel/{path}\n" for path in kernel.modules)
         (top / "modules.order").write_text(order)
         for name in _LISTS[1:]:
-            boot.put(kernel.folder / name, top / name)
+            cache.put(kernel.folder / name, top / name)
         links = {"build": kernel.folder, "source": kernel.source}
         boot.finish(partial, kernel.release, kernel.image, updates, links)

@@ -97,7 +97,7 @@ def _assemble(kernel: Kernel, modules: list[Path], root: Path) -> None:
 
     with cache.publish(root) as partial:
         tree = partial / "lib/modules" / kernel.release
-        shutil.copytree(kernel.modules, tree, copy_function=boot.put, ignore=ignore)
+        shutil.copytree(kernel.modules, tree, copy_function=cache.put, ignore=ignore)
         # bcc compiles against both: Debian splits the headers in two.
         links = {link: (kernel.modules / link).resolve() for link in ("build", "source")}
         boot.finish(partial, kernel.release, kernel.image, modules, links)
