@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.errors import Error
@@ -125,15 +126,9 @@ def _build(recipe: Recipe, kernel: Headers, symvers: Sequence[Path], target: Pat
         with log.open("w") as stream:
             stream.write(f"$ {' '.join(command)}\n")
             stream.flush()
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=environment(),
-            )
+            status, _ = make(command, stream)
         modules = sorted(tree.rglob("*.ko"))
-        if done.returncode != 0 or not modules:
+        if status != 0 or not modules:
             kept = cache.root() / "builds" / f"{recipe.name}-failed.log"
             shutil.copy(log, kept)
             raise _failure(recipe, log.read_text(errors="replace"), kept, tree)
@@ -159,9 +154,32 @@ def _command(recipe: Recipe, kernel: Headers, symvers: Sequence[Path], tree: Pat
     return [*command, "modules"]
 
 
-def environment() -> dict[str, str]:
-    """Return the environment for make, without what a make that runs us hands down."""
-    # Its options and job server are not meant for this one.
+def make(command: Sequence[str], output: IO[str] | int) -> tuple[int, str]:
+    """Run ``command``, which is make; return its exit status, and its output if that is a pipe.
+
+    ``output`` is a file or ``subprocess.PIPE``. If this is interrupted, so are all of make's jobs.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=_environment(),
+        start_new_session=True,
+    ) as process:
+        try:
+            text = process.communicate()[0]
+        except BaseException:
+            # Compilers would write on into a folder that is being removed.
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, text
+
+
+def _environment() -> dict[str, str]:
+    # A make that runs us must not hand its own options and job server to this one.
     dropped = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KBUILD_EXTMOD", "M", "O", "ARCH"}
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "LC_ALL": "C"}

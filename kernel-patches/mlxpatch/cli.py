@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import click
 
 from genbindings import console
@@ -26,5 +29,8 @@ cli.add_command(cli_revision.new_revision)
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command; whatever ends it, the folders that it works in are removed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup's choice stands
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     console.run(cli, "mlxpatch")

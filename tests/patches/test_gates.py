@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -343,3 +346,25 @@ def test_a_hostile_mail_is_refused_by_the_command(tmp_path: Path) -> None:
     assert "patch evil.eml, line 9: the path 'a/../../evil' is refused" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_ended_while_it_builds_leaves_nothing(
+    tmp_path: Path, headers: Path, number: signal.Signals
+) -> None:
+    folder, tree = carried.tiny(tmp_path)
+    edit(
+        tree / "drivers/vfio/Makefile", "obj-m", f"$(shell echo x >{tmp_path}/up; sleep 60)\nobj-m"
+    )
+    command = [SCRIPT, "verify", str(folder), "--gate", "build"]
+    command += ["--base", str(tree), "--headers", str(headers)]
+    cache = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen(command, env=cache, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "up").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        said = process.communicate()[1]
+    assert process.returncode == 128 + number
+    assert "Traceback" not in said
+    assert not list((tmp_path / "cache/mlxtrace/scratch").iterdir())

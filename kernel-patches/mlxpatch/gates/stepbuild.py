@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from genbindings import resources
 from genbindings.errors import Error
 from mlxpatch import base as bases
+from mlxpatch import build
 from mlxpatch import headers as kernel_headers
 from mlxpatch.apply import Overlay, applied
-from mlxpatch.build import environment
 from mlxpatch.gates import warnings
 from mlxpatch.gates.core import Result
 
@@ -147,18 +147,10 @@ class _Builder:
 
     def make(self, what: str) -> dict[str, list[str]]:
         """Run make; return its warnings, see :func:`mlxpatch.gates.warnings.found`."""
-        done = subprocess.run(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment(),
-        )
-        text = done.stdout.replace(f"{self._tree}/", "").replace(f"{self._kernel.path.parent}/", "")
+        status, said = build.make(self._command, subprocess.PIPE)
+        text = said.replace(f"{self._tree}/", "").replace(f"{self._kernel.path.parent}/", "")
         lines = text.splitlines()
-        if done.returncode != 0:
+        if status != 0:
             raise _BuildError(f"{what} does not build: " + "\n    ".join(_errors(lines)))
         return warnings.found(lines)
 
