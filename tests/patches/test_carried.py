@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The carried series goes through every command; until it is there, one that the tests make."""
+"""The carried series goes through every command."""
 
 from __future__ import annotations
 
@@ -18,13 +18,6 @@ SCRIPT = str(Path(sys.executable).parent / "mlxpatch")
 CARRIED = Path(__file__).resolve().parents[2] / "kernel-patches/linux-6.1"
 
 
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if (CARRIED / "series").is_file():
-        return CARRIED
-    return carried.make(tmp_path_factory.mktemp("carried"))
-
-
 def mlxpatch(*words: str | Path) -> str:
     done = subprocess.run([SCRIPT, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,38 +30,35 @@ def release() -> str:
     return kernels.ensure("6.1", carried.PROGRESS)[0].release
 
 
-def test_it_passes_what_is_quick(series: Path) -> None:
+def test_it_passes_what_is_quick() -> None:
     quick = [word for name in verify.NAMES if name != "build" for word in ("--gate", name)]
-    mlxpatch("verify", series, *quick)
+    mlxpatch("verify", CARRIED, *quick)
 
 
 @pytest.mark.slow
-def test_every_step_builds(series: Path, release: str) -> None:
+def test_every_step_builds(release: str) -> None:
     assert release
-    mlxpatch("verify", series, "--gate", "build")
+    mlxpatch("verify", CARRIED, "--gate", "build")
 
 
-def test_it_builds_and_leaves_every_probe_its_function(
-    series: Path, release: str, tmp_path: Path
-) -> None:
-    said = json.loads(mlxpatch("build", series, "--kernel", release, "-o", tmp_path, "--json"))
+def test_it_builds_and_leaves_every_probe_its_function(release: str, tmp_path: Path) -> None:
+    said = json.loads(mlxpatch("build", CARRIED, "--kernel", release, "-o", tmp_path, "--json"))
     assert "mlx5-vfio-pci" in {Path(path).stem for path in said["modules"]}
     gone = {
         probe["probe"] for probe in said["probes"] if probe["state"] not in ("present", "elsewhere")
     }
-    # Only a driver with PRE_COPY has this one.
-    assert gone == (set() if series == CARRIED else {"precopy-ioctl"})
+    assert gone == set()
 
 
-def test_it_becomes_a_dkms_package(series: Path, release: str, tmp_path: Path) -> None:
+def test_it_becomes_a_dkms_package(release: str, tmp_path: Path) -> None:
     package = tmp_path / "package"
-    mlxpatch("dkms", series, "--kernel", release, "-o", package)
+    mlxpatch("dkms", CARRIED, "--kernel", release, "-o", package)
     text = (package / "dkms.conf").read_text()
     assert re.search(r'^BUILT_MODULE_NAME\[\d+\]="mlx5-vfio-pci"$', text, re.MULTILINE)
 
 
-def test_it_compares_with_the_stock_drivers(series: Path, release: str) -> None:
-    found = json.loads(mlxpatch("compare", "stock", series, "--kernel", release, "--json"))
+def test_it_compares_with_the_stock_drivers(release: str) -> None:
+    found = json.loads(mlxpatch("compare", "stock", CARRIED, "--kernel", release, "--json"))
     assert {pair["kind"] for pair in found["patches"]} == {"added"}
     header = found["headers"]["include/uapi/linux/vfio.h"]
     assert header
