@@ -218,15 +218,36 @@ def test_kinds_of_saves_by_what_the_vf_does(trace: Trace) -> None:
     assert summary(events, SOURCE).images == 3
 
 
+def test_a_cleanup_that_failed_is_one_when_it_comes_again(trace: Trace) -> None:
+    vf = trace.source
+    vf.go("RUNNING", "PRE_COPY")
+    vf.arc("PRE_COPY", "RUNNING")
+    vf.issue(CLEANUP, state="PRE_COPY")
+    vf.done(0, status=5)
+    vf.set_state("RUNNING")
+    for old, new in (("RUNNING", "PRE_COPY"), ("RUNNING_P2P", "STOP"), ("STOP", "RUNNING_P2P")):
+        vf.arc(old, new)
+        vf.issue(CLEANUP, state=old)
+        vf.done(0)
+        vf.set_state(new)
+    assert [s.kind for s in saves(trace.events())] == ["cleanup"] * 4
+
+
 def test_started_in_mid_session(trace: Trace) -> None:
     vf = trace.source
     vf.issue(CLEANUP, state="PRE_COPY")
     vf.done(0)
     vf.issue(FINAL, state="STOP_COPY")
     vf.done(5)
+    vf.issue(CLEANUP, state="STOP")
+    vf.done(5)
     vf.set_state("STOP")
     events = trace.events()
-    assert [(s.session, s.kind) for s in saves(events)] == [(0, "cleanup"), (0, "final")]
+    assert [(s.session, s.kind) for s in saves(events)] == [
+        (0, "cleanup"),
+        (0, "final"),
+        (0, "final"),
+    ]
     state = next(e for e in events if isinstance(e, State))
     assert (state.old_state, state.new_state) == ("?", "STOP")
 

@@ -242,13 +242,14 @@ class VfSession:
         )
 
     def _kind(self, flags: int, state: str) -> str:
-        incremental = flags & mailbox.INCREMENTAL
         if flags & mailbox.SET_TRACK:
-            return "middle" if incremental else "initial"
-        target = self._arc.new if self._arc else _UNKNOWN
-        if target in ("RUNNING", "RUNNING_P2P") or (target == _UNKNOWN and state == "PRE_COPY"):
-            return "cleanup"
-        return "final"
+            return "middle" if flags & mailbox.INCREMENTAL else "initial"
+        if flags & mailbox.INCREMENTAL:
+            return "final"
+        # A cleanup that failed may be made up for on any later arc but the one to STOP_COPY.
+        if self._arc is not None:
+            return "final" if self._arc.new == "STOP_COPY" else "cleanup"
+        return "cleanup" if state in ("RUNNING", "RUNNING_P2P", "PRE_COPY") else "final"
 
     def _unseen(self, issue: _Issue, boot_ns: int, size: int | None) -> Save:
         return Save(
