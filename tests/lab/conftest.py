@@ -57,8 +57,9 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Suite:
-    """One boot with all scenarios."""
+    """All scenarios, run on one kernel."""
 
+    kernel: str
     run: subprocess.CompletedProcess[str]
     out: Path
 
@@ -163,10 +164,20 @@ def linux_source() -> Path:
 
 
 @pytest.fixture(scope="session")
-def suite(labs: Labs) -> Suite:
-    """Run every scenario of guest/suite.sh, one after the other."""
-    lab = labs.on(KERNEL)
-    return Suite(lab.run("suite", "sh", GUEST / "suite.sh"), lab.out / "suite")
+def suites() -> dict[str, Suite]:
+    """Return what ran already, by kernel: one run serves all tests."""
+    return {}
+
+
+@pytest.fixture(params=[KERNEL, CARRIED])
+def suite(request: pytest.FixtureRequest, labs: Labs, suites: dict[str, Suite]) -> Suite:
+    """Run every scenario of guest/suite.sh, one after the other, on a kernel with PRE_COPY."""
+    kernel = request.param
+    if kernel not in suites:
+        lab = labs.on(kernel)
+        done = lab.run("suite", "sh", GUEST / "suite.sh")
+        suites[kernel] = Suite(kernel, done, lab.out / "suite")
+    return suites[kernel]
 
 
 def is_on(item: pytest.Function, kernel: str) -> bool:

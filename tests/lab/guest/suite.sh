@@ -72,6 +72,8 @@ without_module() {
 
 scenario traced traced
 scenario blind traced --without save-callback
+scenario cancels mlxtrace precopy -d "$MLXLAB_VF0" -w trace.mlxrec \
+	-c "python $here/cancels.py cancels.json"
 scenario dry-run mlxtrace precopy --dry-run
 scenario stop-copy migrate --no-precopy --json client.json
 scenario to-file mlxtrace migrate --source "$MLXLAB_VF0" --to state.mlxstream --json client.json

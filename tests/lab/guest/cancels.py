@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs in the guest: pre-copy sessions that are given up, and what the driver leaves behind.
+
+Writes, per case, what the user was answered, the VF's state, and what the firmware counted. Where
+the way back to RUNNING is refused, the VF is reset.
+
+usage: cancels.py RESULT
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxlab import firmware
+from mlxtrace.vfio import Device, End, SavingStream, State, VfioError, errno_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOURCE = os.environ["MLXLAB_VF0"]
+
+
+def counters() -> dict[str, int]:
+    """Return what the firmware has counted of the source so far."""
+    words = firmware.figures(SOURCE)["counters"].split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+def status() -> dict[str, int]:
+    """Return what the firmware says of the source now."""
+    words = firmware.figures(SOURCE)["status"].split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+def read_all(stream: SavingStream) -> End:
+    """Read what there is; return why there is no more."""
+    while True:
+        data = stream.read(1 << 20)
+        if isinstance(data, End):
+            return data
+
+
+def first_image(vf: Device) -> SavingStream:
+    """Begin a session and read its initial image."""
+    stream = vf.save(State.PRE_COPY)
+    stream.wait(5)
+    # The image comes after a record that can be read before it.
+    while read_all(stream) is End.NOT_YET:
+        stream.wait(5)
+    return stream
+
+
+def answer(what: Callable[[], object]) -> str:
+    """Return the errno's name that ``what`` fails with, or ``ok``."""
+    try:
+        what()
+    except VfioError as error:
+        return errno_name(error.errno)
+    return "ok"
+
+
+def after_images(vf: Device) -> dict[str, Any]:
+    """Two images are read, the third is announced."""
+    stream = first_image(vf)
+    stream.precopy_info()
+    stream.wait(5)
+    read_all(stream)
+    stream.precopy_info()
+    return {}
+
+
+def in_p2p(vf: Device) -> dict[str, Any]:
+    """Suspended half-way."""
+    first_image(vf)
+    vf.set_state(State.PRE_COPY_P2P)
+    return {}
+
+
+def in_flight(vf: Device) -> dict[str, Any]:
+    """The initial SAVE is under way."""
+    firmware.apply(SOURCE, ["fault=save_initial delay_us=300000"])
+    vf.save(State.PRE_COPY)
+    return {}
+
+
+def announced(vf: Device) -> dict[str, Any]:
+    """Dirty bytes were announced and are not there yet: what does a read say?"""
+    stream = first_image(vf)
+    firmware.apply(SOURCE, ["fault=save_middle delay_us=300000"])
+    dirty = stream.precopy_info().dirty_bytes
+    return {"dirty_bytes": dirty, "read": read_all(stream).value}
+
+
+def failed_image(vf: Device) -> dict[str, Any]:
+    """A middle SAVE fails for good."""
+    stream = first_image(vf)
+    firmware.apply(SOURCE, ["fault=save_middle nth=1 status=5 syndrome=0xabd001"])
+    stream.precopy_info()
+    stream.wait(5)
+    return {"read": answer(lambda: read_all(stream))}
+
+
+def failed_cleanup(vf: Device) -> dict[str, Any]:
+    """The SAVE that ends tracking fails."""
+    first_image(vf)
+    firmware.apply(SOURCE, ["fault=save_cleanup nth=1 status=5 syndrome=0xabd002"])
+    return {}
+
+
+def again(vf: Device) -> dict[str, Any]:
+    """As the first, on the same device."""
+    return after_images(vf)
+
+
+CASES = (after_images, in_p2p, in_flight, announced, failed_image, failed_cleanup, again)
+
+
+def run(vf: Device, case: Callable[[Device], dict[str, Any]]) -> dict[str, Any]:
+    """Run one case and give its session up."""
+    before = counters()
+    result = case(vf)
+    result["running"] = answer(lambda: vf.set_state(State.RUNNING))
+    result["state"] = vf.state().name
+    result["tracked"] = status()["tracked"]
+    if result["state"] != "RUNNING":
+        vf.reset()
+    after = status()
+    result["suspended"] = after["initiator_suspended"], after["responder_suspended"]
+    result["counters"] = {key: value - before[key] for key, value in counters().items()}
+    firmware.apply(SOURCE, ["fault=clear"])
+    return result
+
+
+def main() -> None:
+    """Run every case on one open device, so that nothing but the driver tidies up."""
+    with Device.open(SOURCE) as vf:
+        results = {case.__name__: run(vf, case) for case in CASES}
+    Path(sys.argv[1]).write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
