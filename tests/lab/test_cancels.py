@@ -44,10 +44,10 @@ SAID: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def counted(results: dict[str, Any]) -> Counter[str]:
+def counted(cases: dict[str, Any]) -> Counter[str]:
     """Return what the firmware counted in all cases."""
     total: Counter[str] = Counter()
-    for result in results.values():
+    for result in cases.values():
         total.update(result["counters"])
     return total
 
@@ -56,7 +56,7 @@ def counted(results: dict[str, Any]) -> Counter[str]:
 def test_a_session_is_given_up(suite: Suite, case: str) -> None:
     cancels = suite["cancels"]
     assert cancels.status == 0, cancels.stdout + cancels.stderr
-    result = cancels.json("cancels.json")[case]
+    result = cancels.json("cancels.json")["cases"][case]
     expected = SAID[suite.kernel][case]
     assert {key: result[key] for key in expected} == expected
     assert result["suspended"] == [0, 0]
@@ -64,9 +64,10 @@ def test_a_session_is_given_up(suite: Suite, case: str) -> None:
     assert result.get("dirty_bytes", 1) > 0
 
 
-def test_the_tracer_sees_every_save_and_whose_it_is(suite: Suite) -> None:
+def test_user_tracer_and_firmware_agree(suite: Suite) -> None:
     cancels = suite["cancels"]
-    total = counted(cancels.json("cancels.json"))
+    told = cancels.json("cancels.json")
+    total = counted(told["cases"])
     seen = summary(cancels, VF0)
     for ours, theirs in (
         ("saves", "save"),
@@ -78,6 +79,8 @@ def test_the_tracer_sees_every_save_and_whose_it_is(suite: Suite) -> None:
     ):
         assert seen[ours] == total[theirs], ours
     assert sum(seen["image_bytes"]) == total["save_bytes"]
+    for name, count in told["client"].items():
+        assert seen[name] == count, name
     assert {save["bdf"] for save in events(cancels, "save")} == {VF0}
 
 

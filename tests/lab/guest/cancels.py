@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs in the guest: pre-copy sessions that are given up, and what the driver leaves behind.
 
-Writes, per case, what the user was answered, the VF's state, and what the firmware counted. Where
-the way back to RUNNING is refused, the VF is reset.
+Writes, per case, what the user was answered, the VF's state, and what the firmware counted; and for
+all of them what the user counted. Where the way back to RUNNING is refused, the VF is reset.
 
 usage: cancels.py RESULT
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SOURCE = os.environ["MLXLAB_VF0"]
+# Under the names that the tracer's summary has.
+client: Counter[str] = Counter()
 
 
 def counters() -> dict[str, int]:
@@ -41,7 +44,16 @@ def read_all(stream: SavingStream) -> End:
     while True:
         data = stream.read(1 << 20)
         if isinstance(data, End):
+            client["temporary_ends"] += data is End.TEMPORARY
             return data
+        client["read_calls"] += 1
+        client["read_bytes"] += len(data)
+
+
+def ask(stream: SavingStream) -> int:
+    """Issue the precopy ioctl; return the dirty bytes."""
+    client["ioctls"] += 1
+    return stream.precopy_info().dirty_bytes
 
 
 def first_image(vf: Device) -> SavingStream:
@@ -66,10 +78,10 @@ def answer(what: Callable[[], object]) -> str:
 def after_images(vf: Device) -> dict[str, Any]:
     """Two images are read, the third is announced."""
     stream = first_image(vf)
-    stream.precopy_info()
+    ask(stream)
     stream.wait(5)
     read_all(stream)
-    stream.precopy_info()
+    ask(stream)
     return {}
 
 
@@ -91,7 +103,7 @@ def announced(vf: Device) -> dict[str, Any]:
     """Dirty bytes were announced and are not there yet: what does a read say?"""
     stream = first_image(vf)
     firmware.apply(SOURCE, ["fault=save_middle delay_us=300000"])
-    dirty = stream.precopy_info().dirty_bytes
+    dirty = ask(stream)
     return {"dirty_bytes": dirty, "read": read_all(stream).value}
 
 
@@ -99,7 +111,7 @@ def failed_image(vf: Device) -> dict[str, Any]:
     """A middle SAVE fails for good."""
     stream = first_image(vf)
     firmware.apply(SOURCE, ["fault=save_middle nth=1 status=5 syndrome=0xabd001"])
-    stream.precopy_info()
+    ask(stream)
     stream.wait(5)
     return {"read": answer(lambda: read_all(stream))}
 
@@ -138,8 +150,8 @@ def run(vf: Device, case: Callable[[Device], dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Run every case on one open device, so that nothing but the driver tidies up."""
     with Device.open(SOURCE) as vf:
-        results = {case.__name__: run(vf, case) for case in CASES}
-    Path(sys.argv[1]).write_text(json.dumps(results, indent=1))
+        cases = {case.__name__: run(vf, case) for case in CASES}
+    Path(sys.argv[1]).write_text(json.dumps({"cases": cases, "client": client}, indent=1))
 
 
 if __name__ == "__main__":
