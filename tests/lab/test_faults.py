@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.lab.conftest import GUEST, KERNEL, REPOSITORY, STOCK, UNLOAD
+from tests.lab.conftest import CARRIED, GUEST, KERNEL, REPOSITORY, STOCK, UNLOAD
 
 if TYPE_CHECKING:
     import subprocess
@@ -82,7 +82,19 @@ STOCK_FAILURES = {
 }
 STOCK_SURVIVED = {"save-at-once": "", "save-slow": "", "load-slow": ""}
 
-KERNELS = {KERNEL: (FAILURES, SURVIVED), STOCK: (STOCK_FAILURES, STOCK_SURVIVED)}
+# The carried series says of a SAVE that was not executed why; upstream's driver says nothing.
+CARRIED_FAILURES = {
+    **FAILURES,
+    "save-undelivered": ("image 1 (initial)", "-5"),
+    "save-never": ("image 1 (initial)", "-110"),
+}
+
+KERNELS = {
+    KERNEL: (FAILURES, SURVIVED),
+    STOCK: (STOCK_FAILURES, STOCK_SURVIVED),
+    CARRIED: (CARRIED_FAILURES, SURVIVED),
+}
+each_precopy = pytest.mark.parametrize("results", [KERNEL, CARRIED], indirect=True)
 each_failure = pytest.mark.parametrize(
     ("results", "name"),
     [(kernel, name) for kernel, (failures, _) in KERNELS.items() for name in failures],
@@ -178,17 +190,19 @@ def test_the_kernel_sees_the_callback_come_when_it_is_told_to(results: Results) 
     assert results["load-never"]["load_seconds"][0] >= 1.5
 
 
-@pytest.mark.parametrize("results", [KERNEL], indirect=True)
+@each_precopy
 def test_a_state_that_outgrows_its_query_is_refused(results: Results) -> None:
     grown = said(results["growth"])
     assert grown.count("status 0x9, syndrome 0x1ab00c") >= 2
     assert "image 1 (final)" in results["growth"]["stderr"]
 
 
-@pytest.mark.parametrize("results", [KERNEL], indirect=True)
+@each_precopy
 def test_the_cleanup_of_a_cancelled_precopy_can_fail(results: Results) -> None:
     assert results["cleanup"]["hits"] == 1
-    assert "setting state RUNNING: EIO" in results["cleanup"]["said"]
+    # The VF runs, which is what was asked for: the carried series tries again when it next can.
+    said = "ok" if results["kernel"] == CARRIED else "setting state RUNNING: EIO"
+    assert said in results["cleanup"]["said"]
 
 
 @each_kernel
@@ -222,8 +236,10 @@ def counters(path: Path) -> dict[str, int]:
     return {words[1]: int(words[2]) for words in lines}
 
 
-def test_chunks_and_capabilities(lab: Lab) -> None:
+@pytest.mark.parametrize("kernel", [KERNEL, CARRIED])
+def test_chunks_and_capabilities(labs: Labs, kernel: str) -> None:
     """Chunk mode, and a driver that finds capabilities missing."""
+    lab = labs.on(kernel)
     script = """
     mlxlab fw $MLXLAB_PF migration_in_chunks=1
     mlxlab fw $MLXLAB_VF0 chunk_bytes=1048576
@@ -237,10 +253,12 @@ def test_chunks_and_capabilities(lab: Lab) -> None:
     migrate --json $MLXLAB_OUT/precopy.json
     migrate --no-precopy --json $MLXLAB_OUT/stop-copy.json
     mlxlab fw $MLXLAB_VF0 >$MLXLAB_OUT/counters
-    mlxlab fw $MLXLAB_PF tracking_state=0
-    rebind
-    migrate 2>$MLXLAB_OUT/untracked
-    mlxlab fw $MLXLAB_PF tracking_state=1
+    for capability in tracking_state multi_load; do
+        mlxlab fw $MLXLAB_PF $capability=0
+        rebind
+        migrate --json $MLXLAB_OUT/without-$capability.json 2>$MLXLAB_OUT/without-$capability
+        mlxlab fw $MLXLAB_PF $capability=1
+    done
     mlxlab fw $MLXLAB_VF0 migratable=0
     rebind
     migrate 2>$MLXLAB_OUT/not-migratable
@@ -256,10 +274,21 @@ def test_chunks_and_capabilities(lab: Lab) -> None:
     for name in ("precopy", "stop-copy"):
         assert json.loads((out / f"{name}.json").read_text())["state_hashes_equal"] is True
     before, after = counters(out / "before"), counters(out / "counters")
-    # The whole state of 8 MiB in chunks of 1 MiB, the last of them the final image.
-    assert after["save_chunk"] - before["save_chunk"] >= 7
+    chunks = after["save_chunk"] - before["save_chunk"]
+    # The whole state of 8 MiB in chunks of 1 MiB, the last of them the final image. The carried
+    # series asks for no chunks.
+    assert chunks >= 7 if kernel == KERNEL else chunks == 0
     assert after["save_final"] - before["save_final"] == 2
-    for name in ("untracked", "not-migratable"):
+    refused = ["not-migratable"]
+    for name in ("without-tracking_state", "without-multi_load"):
+        if kernel == CARRIED:
+            # As before the series: one image. Upstream offers no migration at all since 6.9.
+            client = json.loads((out / f"{name}.json").read_text())
+            assert (client["initial_images"], client["final_images"]) == (0, 1)
+            assert client["state_hashes_equal"] is True
+        else:
+            refused.append(name)
+    for name in refused:
         error = (out / name).read_text()
         assert "0000:01:00.1" in error
         assert "migration" in error

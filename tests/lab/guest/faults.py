@@ -132,8 +132,11 @@ def run(name: str, case: Case) -> dict[str, Any]:
         "hits": hits(case.device) if case.rule else None,
         "saves": witness.saves(seen),
         "load_seconds": witness.load_seconds(seen),
-        "refused": re.findall(r"command (0x\w+/\d) refused: (.*)", said),
-        "undelivered": re.findall(r"command (0x\w+/\d) not delivered: (-\d+)", said),
+        # Since Linux 6.9 upstream has mlx5_core tell of a SAVE; the carried series' driver does.
+        "refused": re.findall(r"(command 0x\w+/\d refused|SAVE_VHCA_STATE failed): (.*)", said),
+        "undelivered": re.findall(
+            r"(command 0x\w+/\d not delivered|SAVE_VHCA_STATE was not executed): (-\d+)", said
+        ),
         "counters": firmware.figures(SOURCE)["counters"].splitlines(),
     }
     restore = [f"{knob.partition('=')[0]}={before[knob.partition('=')[0]]}" for knob in case.knobs]
