@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tracer on Debian's 6.1, with layouts from BTF and from DWARF: stock and carried driver."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlxtrace import agreement
+from mlxtrace.catalogue import PROBES
+from tests.lab.conftest import CARRIED, STOCK
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.lab.conftest import Labs
+
+pytestmark = pytest.mark.lab
+
+VF0 = "0000:01:00.1"
+# The first way is that of the modules as they are built, the second of those without BTF.
+WAYS = ("BTF", "DWARF")
+each_way = pytest.mark.parametrize("way", WAYS)
+each_kernel = pytest.mark.parametrize("kernel", [STOCK, CARRIED])
+_SCRIPT = """
+traced() {
+    mkdir $MLXLAB_OUT/$1 && cd $MLXLAB_OUT/$1 || exit 1
+    mlxtrace precopy -d $MLXLAB_VF0 -d $MLXLAB_VF1 -w trace.mlxrec -c "mlxtrace migrate \
+        --source $MLXLAB_VF0 --target $MLXLAB_VF1 --json client.json" >live 2>&1 || exit 2
+    cat /sys/kernel/debug/mlx5_lab/$MLXLAB_VF0/counters >source.counters
+    mlxtrace precopy --dry-run >dry-run 2>&1 || exit 3
+    cd /
+}
+sh $MLXLAB_GUEST/vfs down && sh $MLXLAB_GUEST/vfs up || exit 4
+traced BTF
+sh $MLXLAB_GUEST/vfs down || exit 5
+driver=$(modinfo -n mlx5_vfio_pci)
+objcopy --remove-section .BTF $driver /run/stripped.ko
+mount --bind /run/stripped.ko $driver
+sh $MLXLAB_GUEST/vfs up || exit 6
+traced DWARF
+sh $MLXLAB_GUEST/vfs down || exit 7
+umount $driver
+sh $MLXLAB_GUEST/vfs up
+"""
+
+
+@pytest.fixture(scope="module")
+def folders() -> dict[str, Path]:
+    """Return what ran already, by kernel: one run serves all tests."""
+    return {}
+
+
+@pytest.fixture
+def out(kernel: str, labs: Labs, folders: dict[str, Path]) -> Path:
+    """Migrate under the tracer, first with and then without BTF, and unload everything."""
+    if kernel not in folders:
+        lab = labs.on(kernel)
+        done = lab.run("layouts", "sh", "-c", _SCRIPT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        folders[kernel] = lab.out / "layouts"
+    return folders[kernel]
+
+
+def client_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "client.json").read_text()))
+
+
+@pytest.mark.parametrize("kernel", [STOCK])
+def test_the_stock_driver_has_no_precopy_and_migrates_all_the_same(out: Path) -> None:
+    client = client_of(out / "BTF")
+    assert (client["initial_images"], client["middle_images"]) == (0, 0)
+    assert client["final_images"] == 1
+    assert client["state_hashes_equal"] is True
+
+
+@each_kernel
+@each_way
+def test_client_tracer_and_firmware_agree(out: Path, kernel: str, way: str) -> None:
+    folder = out / way
+    events = agreement.traced_events(folder / "trace.mlxrec")
+    client = client_of(folder)
+    rows = agreement.compare(client, events)
+    assert rows
+    assert [row for row in rows if not row.agrees] == []
+    counters = dict(line.split() for line in (folder / "source.counters").read_text().splitlines())
+    (saved,) = [event for event in events if event["type"] == "summary" and event["bdf"] == VF0]
+    assert saved["saves"] == int(counters["save"])
+    assert (saved["saves"] == 1) == (kernel == STOCK)
+    assert (client["initial_images"] == 1) == (kernel == CARRIED)
+    assert sum(saved["image_bytes"]) == int(counters["save_bytes"])
+
+
+@each_kernel
+@each_way
+def test_where_the_layouts_come_from_and_what_is_absent_is_said(
+    out: Path, kernel: str, way: str
+) -> None:
+    text = (out / way / "dry-run").read_text()
+    assert f"layouts from {way} of " in text
+    absent = [line.split()[0] for line in text.splitlines() if "absent" in line]
+    assert absent == ([] if kernel == CARRIED else ["precopy-ioctl"])
+    (meta,) = [
+        e for e in agreement.traced_events(out / way / "trace.mlxrec") if e["type"] == "meta"
+    ]
+    assert meta["kernel"].startswith("6.1.")
+    attached = [probe["name"] for probe in meta["probes"] if probe["state"] == "attached"]
+    assert attached == [probe.name for probe in PROBES if probe.name not in absent]
