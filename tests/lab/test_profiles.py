@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlxtrace.migrate_policy import StopReason
-from tests.lab.conftest import KERNEL, REPOSITORY, mlxlab
+from tests.lab.conftest import CARRIED, KERNEL, REPOSITORY, mlxlab
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("no_lab")]
 
+# A profile is the firmware's; that another driver makes the same of it is worth no boot of its own
+# in every run.
+each_kernel = pytest.mark.parametrize(
+    "kernel", [KERNEL, pytest.param(CARRIED, marks=pytest.mark.slow)]
+)
 
-def migrated(out: Path, profile: str, *options: str, fw: tuple[str, ...] = ()) -> dict[str, Any]:
+
+def migrated(
+    kernel: str, out: Path, profile: str, *options: str, fw: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Migrate once in a lab with ``profile``; return the client's summary."""
-    words = mlxlab("run", "--kernel", KERNEL, "--out", out, "--profile", profile)
+    words = mlxlab("run", "--kernel", kernel, "--out", out, "--profile", profile)
     words += [word for setting in fw for word in ("--fw", setting)]
     script = (
         "mlxlab fw $MLXLAB_VF0 >$MLXLAB_OUT/knobs && exec mlxtrace migrate --source $MLXLAB_VF0 "
@@ -38,21 +46,26 @@ def migrated(out: Path, profile: str, *options: str, fw: tuple[str, ...] = ()) -
     return client
 
 
-def test_an_idle_vf_has_nothing_left_to_send(tmp_path: Path) -> None:
-    client = migrated(tmp_path, "idle", fw=("latency_us=700",))
+@each_kernel
+def test_an_idle_vf_has_nothing_left_to_send(kernel: str, tmp_path: Path) -> None:
+    client = migrated(kernel, tmp_path, "idle", fw=("latency_us=700",))
     assert client["middle_images"] == 0
     assert client["rounds"][-2]["dirty_bytes"] == 0
     assert "latency_us           700" in (tmp_path / "knobs").read_text()
 
 
-def test_a_vf_that_never_converges_is_stopped_by_the_limit_of_rounds(tmp_path: Path) -> None:
-    client = migrated(tmp_path, "never-converges", "--max-rounds", "4")
+@each_kernel
+def test_a_vf_that_never_converges_is_stopped_by_the_limit_of_rounds(
+    kernel: str, tmp_path: Path
+) -> None:
+    client = migrated(kernel, tmp_path, "never-converges", "--max-rounds", "4")
     assert client["stop_reason"] == StopReason.MAX_ROUNDS
     # What is left never gets small: each middle image is nearly the whole working set again.
     assert min(client["image_bytes"][1:]) > 16 << 20
 
 
 @pytest.mark.slow
-def test_a_huge_image_is_above_512_mib(tmp_path: Path) -> None:
-    client = migrated(tmp_path, "huge", "--no-precopy")
+@pytest.mark.parametrize("kernel", [KERNEL, CARRIED])
+def test_a_huge_image_is_above_512_mib(kernel: str, tmp_path: Path) -> None:
+    client = migrated(kernel, tmp_path, "huge", "--no-precopy")
     assert client["image_bytes"][0] > 512 << 20

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.conftest import KERNEL, STOCK, UNLOAD
+from tests.lab.conftest import CARRIED, KERNEL, STOCK, UNLOAD
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Labs
@@ -46,12 +46,12 @@ def soak(labs: Labs, kernel: str, count: int) -> None:
         assert grown == {}
 
 
-@pytest.mark.parametrize("kernel", [KERNEL, STOCK])
+@pytest.mark.parametrize("kernel", [KERNEL, STOCK, CARRIED])
 def test_twenty_migrations_leave_nothing(labs: Labs, kernel: str) -> None:
     soak(labs, kernel, 20)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", [KERNEL, STOCK])
+@pytest.mark.parametrize("kernel", [KERNEL, STOCK, CARRIED])
 def test_two_hundred_migrations_leave_nothing(labs: Labs, kernel: str) -> None:
     soak(labs, kernel, 200)

@@ -16,7 +16,16 @@ import pytest
 from mlxlab import table, tree
 from mlxpatch import build, kernels
 from mlxpatch.progress import Progress
-from tests.lab.conftest import GUEST, KERNEL, REPOSITORY, STOCK, UNLOAD, lab_run, mlxlab
+from tests.lab.conftest import (
+    CARRIED,
+    GUEST,
+    KERNEL,
+    REPOSITORY,
+    STOCK,
+    UNLOAD,
+    lab_run,
+    mlxlab,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +118,7 @@ def test_a_firmware_assertion_fails_the_run_and_is_named(lab: Lab, provoke: Path
     assert "firmware assertion wrong_order fired 1 times" in result.stderr
 
 
-@pytest.mark.parametrize("kernel", [KERNEL, STOCK])
+@pytest.mark.parametrize("kernel", [KERNEL, STOCK, CARRIED])
 def test_every_assertion_of_the_firmware_can_fire(labs: Labs, kernel: str) -> None:
     """Each misuse is noticed as what it is, and an expected one fails no run."""
     lab, provoke = labs.on(kernel), provoke_on(kernel)
@@ -193,7 +202,7 @@ def test_a_killed_mlxlab_leaves_no_vm_and_no_lock(tmp_path: Path) -> None:
     assert lab_run(tmp_path, "true").returncode == 0
 
 
-@pytest.mark.parametrize("kernel", [KERNEL, STOCK])
+@pytest.mark.parametrize("kernel", [KERNEL, STOCK, CARRIED])
 def test_modules_have_dwarf_and_btf(kernel: str) -> None:
     boot = tree.prepare(table.pick(kernel), Progress("tests"))
     module = boot.modules / "updates/mlx5-vfio-pci.ko"
