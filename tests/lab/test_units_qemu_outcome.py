@@ -164,6 +164,7 @@ def test_a_driver_that_recovers_where_upstreams_is_reset_is_better() -> None:
     result["source"] |= {
         "vm": "running",
         "status": {"initiator_suspended": 0, "responder_suspended": 0, "tracked": 0},
+        "changing": True,
     }
     result["target"] |= {"vm": "ended", "exit_status": 1}
     assert outcome.ended(result) == End("failed", "running", "ended")
@@ -171,6 +172,9 @@ def test_a_driver_that_recovers_where_upstreams_is_reset_is_better() -> None:
     result["source"]["counters"]["reset"] = 1
     assert outcome.surprises(scenarios.by_name()["fail-final-query"], result) == []
     assert outcome.surprises(scenarios.by_name()["fail-setup"], result) != []
+    result["source"]["changing"] = False
+    (surprise,) = outcome.surprises(scenarios.by_name()["fail-final-query"], result)
+    assert "its state does not change" in surprise
 
 
 def test_scenarios_are_picked_by_name_and_by_what_the_driver_can() -> None:

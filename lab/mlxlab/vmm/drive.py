@@ -27,6 +27,8 @@ _POLL_S = 0.02
 _TOLD = re.compile(r"vfio_migration_state_notifier .* state [12]\b")
 # Emulated in an emulated machine, a migration takes 2 to 4 s.
 _LIMIT_S = 120.0
+# A VF that runs changes its state within milliseconds.
+_CHANGE_LIMIT_S = 5.0
 _TERMINAL = {"completed", "failed", "cancelled"}
 # Milliseconds: QEMU's smallest and largest. With no dirty tracking QEMU sends all memory in every
 # round and would never converge: the first keeps it in pre-copy, the second lets it stop.
@@ -123,6 +125,8 @@ class Migration:
                 "faults": _read(vf, "faults").splitlines(),
                 "counters": _difference(counters(vf), self._before[side]),
             }
+        if info.get("status") != COMPLETED:
+            result["source"]["changing"] = _changes(self._vfs["source"])
         result["events"] = {
             vmm.side: [
                 {**event.get("data", {}), "event": event["event"]} for event in vmm.qmp.events
@@ -243,6 +247,17 @@ def counters(vf: str) -> dict[str, int]:
 def _read(vf: str, name: str) -> str:
     # One file, not all: the firmware hashes a VF's whole state for each look at state_hash.
     return (firmware.ROOT / vf / name).read_text()
+
+
+def _changes(vf: str) -> bool:
+    """Return whether the guest of ``vf`` goes on changing its state, as one that runs does."""
+    before = _read(vf, "state_hash")
+    deadline = time.monotonic() + _CHANGE_LIMIT_S
+    while time.monotonic() < deadline:
+        if _read(vf, "state_hash") != before:
+            return True
+        time.sleep(_POLL_S)
+    return False
 
 
 def _values(text: str) -> dict[str, int]:

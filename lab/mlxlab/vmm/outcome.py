@@ -32,6 +32,8 @@ def _source(side: Mapping[str, Any], *, moved: bool) -> str:
         if suspended == (1, 1) and side["vm"] == "postmigrate":
             return STOPPED
     elif suspended == (0, 0) and side["vm"] == "running":
+        if not side["changing"]:
+            return "still: it is not suspended, and its state does not change"
         return RESET if side["counters"]["reset"] else RUNNING
     return f"VM {side['vm']}, suspended {suspended}"
 
