@@ -38,6 +38,9 @@ FEWER = (
     "fail-final-save",
     "fail-later-load",
 )
+# QEMU 10 asks for PRE_COPY_P2P and STOP_COPY with ERROR as the state to recover to: whatever became
+# of the VF, it answers a refusal with a reset.
+QEMU_RESETS = ("fail-suspend", "fail-suspend-responder", "fail-final-query")
 _ALL_ON_CARRIED = pytest.param(CARRIED, marks=pytest.mark.slow)
 each_kernel = pytest.mark.parametrize("migrations", [KERNEL, CARRIED], indirect=True)
 with_all_scenarios = pytest.mark.parametrize("migrations", [KERNEL, _ALL_ON_CARRIED], indirect=True)
@@ -123,9 +126,11 @@ def end_of(kernel: str, scenario: scenarios.Scenario) -> End:
     The carried series can always be told to go back to RUNNING, and then switches tracking off;
     upstream's driver has to be reset after some failures, and leaves tracking on after one.
     """
-    if kernel == KERNEL or scenario.end.migration == scenarios.COMPLETED:
-        return scenario.end
-    return replace(scenario.end, source_vf=scenarios.RUNNING, tracked=False)
+    end = scenario.end
+    if kernel == KERNEL or end.migration == scenarios.COMPLETED:
+        return end
+    reset = scenario.name in QEMU_RESETS
+    return replace(end, source_vf=scenarios.RESET if reset else scenarios.RUNNING, tracked=False)
 
 
 @each_scenario
@@ -139,7 +144,7 @@ def test_a_scenario_ends_as_it_must_and_the_witnesses_agree(
 
 
 @pytest.mark.parametrize("migrations", [CARRIED], indirect=True)
-def test_a_source_that_stays_runs_as_if_nothing_had_been(migrations: Migrations) -> None:
+def test_a_source_that_stays_runs_on(migrations: Migrations) -> None:
     stayed = [one for one in migrations.verdicts.values() if one.result["migration"] != "completed"]
     assert stayed
     for one in stayed:
@@ -148,7 +153,8 @@ def test_a_source_that_stays_runs_as_if_nothing_had_been(migrations: Migrations)
         suspended = [source["status"][f"{what}_suspended"] for what in ("initiator", "responder")]
         assert suspended == [0, 0], one.scenario.name
         assert source["changing"] is True, one.scenario.name
-        assert source["counters"]["reset"] == 0, one.scenario.name
+        resets = one.scenario.name in QEMU_RESETS
+        assert source["counters"]["reset"] == resets, one.scenario.name
 
 
 @each_kernel
