@@ -116,6 +116,21 @@ def failed_image(vf: Device) -> dict[str, Any]:
     return {"read": answer(lambda: read_all(stream))}
 
 
+def refused_suspend(vf: Device) -> dict[str, Any]:
+    """The VF cannot be stopped."""
+    first_image(vf)
+    firmware.apply(SOURCE, ["fault=suspend_responder nth=1 status=4 syndrome=0xabd003"])
+    return {"stop": answer(lambda: vf.set_state(State.STOP_COPY)), "at": vf.state().name}
+
+
+def refused_query(vf: Device) -> dict[str, Any]:
+    """The VF is stopped, and what is left cannot be asked for."""
+    first_image(vf)
+    vf.set_state(State.PRE_COPY_P2P)
+    firmware.apply(SOURCE, ["fault=query nth=1 status=4 syndrome=0xabd004"])
+    return {"stop": answer(lambda: vf.set_state(State.STOP_COPY)), "at": vf.state().name}
+
+
 def failed_cleanup(vf: Device) -> dict[str, Any]:
     """The SAVE that ends tracking fails."""
     first_image(vf)
@@ -128,7 +143,17 @@ def again(vf: Device) -> dict[str, Any]:
     return after_images(vf)
 
 
-CASES = (after_images, in_p2p, in_flight, announced, failed_image, failed_cleanup, again)
+CASES = (
+    after_images,
+    in_p2p,
+    in_flight,
+    announced,
+    failed_image,
+    refused_suspend,
+    refused_query,
+    failed_cleanup,
+    again,
+)
 
 
 def run(vf: Device, case: Callable[[Device], dict[str, Any]]) -> dict[str, Any]:
