@@ -192,8 +192,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def group(item: pytest.Item) -> int:
         if "lab" not in item.keywords or not isinstance(item, pytest.Function):
             return 0
-        if {"no_lab", "migrations"} & set(item.fixturenames):
+        fixtures = set(item.fixturenames)
+        if {"no_lab", "migrations"} & fixtures:
+            return 5
+        # Streams that cross kernels begin and end on the carried series: see test_cross_kernel.py.
+        if is_on(item, CARRIED) or "on_carried" in fixtures:
             return 4
-        return 3 if is_on(item, CARRIED) else 2 if is_on(item, STOCK) else 1
+        if is_on(item, STOCK) or "on_stock" in fixtures:
+            return 3
+        return 1 if "carried_streams" in fixtures and "on_upstream" not in fixtures else 2
 
     items.sort(key=group)
