@@ -359,7 +359,10 @@ def test_what_is_ended_while_it_builds_leaves_nothing(
     command = [SCRIPT, "verify", str(folder), "--gate", "build"]
     command += ["--base", str(tree), "--headers", str(headers)]
     cache = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    # A shell has the commands that it runs in the background ignore SIGINT.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, env=cache, stderr=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGINT, ignored)
         while not (tmp_path / "up").exists():
             assert process.poll() is None
             time.sleep(0.05)
