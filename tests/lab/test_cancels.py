@@ -28,6 +28,15 @@ SAID: dict[str, dict[str, dict[str, Any]]] = {
         "announced": {**_OK, "read": "temporary"},
         # A session that failed can only be ended by a reset.
         "failed_image": {"read": "ENODEV", "running": "ENODEV", "state": "PRE_COPY", "tracked": 1},
+        "refused_suspend": {**_OK, "stop": "EIO", "at": "PRE_COPY_P2P"},
+        "refused_query": {
+            "stop": "EIO",
+            "at": "PRE_COPY_P2P",
+            "read": "ENODEV",
+            "running": "ENODEV",
+            "state": "PRE_COPY_P2P",
+            "tracked": 1,
+        },
         "failed_cleanup": {"running": "EIO", "state": "PRE_COPY", "tracked": 1},
         "again": _OK,
     },
@@ -37,6 +46,9 @@ SAID: dict[str, dict[str, dict[str, Any]]] = {
         "in_flight": _OK,
         "announced": {**_OK, "read": "not yet"},
         "failed_image": {**_OK, "read": "ENODEV"},
+        "refused_suspend": {**_OK, "stop": "EIO", "at": "PRE_COPY_P2P"},
+        # The VF is suspended, as in STOP_COPY; it is the stream that failed.
+        "refused_query": {**_OK, "stop": "ok", "at": "STOP_COPY", "read": "ENODEV"},
         # The VF runs, as was asked for; the next session begins by trying again.
         "failed_cleanup": {**_OK, "tracked": 1},
         "again": _OK,
@@ -89,9 +101,9 @@ def test_a_cleanup_is_one_wherever_it_comes(suite: Suite) -> None:
     assert all(save["image"] is None for save in saves)
     refused = [save["syndrome"] for save in saves if save["status"]]
     assert refused == [0xABD002]
-    # Of seven sessions; upstream's driver does not get to it where one failed, and the carried
-    # series makes up for the one that was refused.
-    assert len(saves) == (6 if suite.kernel == KERNEL else 8)
+    # Of nine sessions; upstream's driver does not get to it where two of them failed, and the
+    # carried series makes up for the one that was refused.
+    assert len(saves) == (7 if suite.kernel == KERNEL else 10)
 
 
 def test_nothing_was_lost(suite: Suite) -> None:

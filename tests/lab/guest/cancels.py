@@ -125,10 +125,11 @@ def refused_suspend(vf: Device) -> dict[str, Any]:
 
 def refused_query(vf: Device) -> dict[str, Any]:
     """The VF is stopped, and what is left cannot be asked for."""
-    first_image(vf)
+    stream = first_image(vf)
     vf.set_state(State.PRE_COPY_P2P)
     firmware.apply(SOURCE, ["fault=query nth=1 status=4 syndrome=0xabd004"])
-    return {"stop": answer(lambda: vf.set_state(State.STOP_COPY)), "at": vf.state().name}
+    stop = answer(lambda: vf.set_state(State.STOP_COPY))
+    return {"stop": stop, "at": vf.state().name, "read": answer(lambda: read_all(stream))}
 
 
 def failed_cleanup(vf: Device) -> dict[str, Any]:
