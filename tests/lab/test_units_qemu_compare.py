@@ -224,3 +224,19 @@ def test_without_precopy_the_stream_is_bare() -> None:
     assert wrong(known) == set()
     known["target"].told.loaded[0] -= 1
     assert wrong(known) == {"bytes written"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "agrees"), [(16, True), (16 + 24, True), (0, False), (24, False)]
+)
+def test_one_image_may_come_without_being_announced(headers: int, agrees: bool) -> None:
+    known = witnesses()
+    source, target = known["source"], known["target"]
+    size = IMAGES[0]
+    for side in (source, target):
+        side.seen.read_bytes = side.seen.written_bytes = size + headers
+        side.seen.loads = 1
+        side.firmware.counters["save_bytes"] = side.firmware.counters["load_bytes"] = size
+    source.seen.save_bytes = [size]
+    source.told.blocks[:] = target.told.loaded[:] = [size + headers]
+    assert ("bytes read" in wrong(known)) != agrees
