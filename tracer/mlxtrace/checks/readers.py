@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""C26, C27, C37 to C39: the end of a stream, readers that sleep when it comes, and signals.
+
+The readers are processes of their own: one that nobody wakes can be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from mlxtrace.checks import raw
+from mlxtrace.checks.child import Child
+from mlxtrace.checks.core import DeviationError, Level, check
+from mlxtrace.checks.session import PRE_COPY
+from mlxtrace.checks.transfer import READ_BYTES, expect_loads, read_all, read_part
+from mlxtrace.vfio import End, MigrationFlags, SavingStream, State, VfioError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlxtrace.checks.context import Context
+
+FOREVER_S = 5.0
+"""A sleeper that was not woken by then is not going to be."""
+REPEATED = 2
+RACES = 20
+SIGNALLED = 5
+SIGNAL_S = 0.001
+
+
+@check(
+    "C26",
+    Level.MUST,
+    "In STOP_COPY the stream has no temporary end: read() never says ENOMSG, whatever becomes of "
+    "the last image.",
+    needs=PRE_COPY,
+)
+def no_temporary_end(context: Context) -> None:
+    """A SAVE that fails ends the stream with ENODEV, which this takes for an answer."""
+    subject = context.source
+    with subject.save(State.PRE_COPY) as stream:
+        read_part(stream)
+        try:
+            subject.go(State.STOP_COPY)
+            _, end = read_part(stream)
+        except VfioError as error:
+            context.expect(error.errno != errno.ENOMSG, "failed", str(error), "no ENOMSG")
+        else:
+            context.expect(end is End.FINAL, "the end in STOP_COPY", end.value, "the final end")
+
+
+@check(
+    "C27",
+    Level.MUST,
+    "At the end of the stream in STOP_COPY read() returns 0, again and again, and poll() says that "
+    "there is something to read.",
+)
+def final_end_stays(context: Context) -> None:
+    subject = context.source
+    with subject.save(State.STOP_COPY) as stream:
+        read_all(context, subject, stream)
+        for _ in range(3):
+            got = stream.read(1000)
+            context.expect(got is End.FINAL, "reading on", str(got), "0 bytes")
+            ready = stream.wait(0)
+            context.expect(ready, "poll()", "ready" if ready else "not ready", "ready")
+
+
+@check(
+    "C37",
+    Level.MUST,
+    "A reader that sleeps is woken when its session ends, with ENODEV, whether another thread "
+    "leaves STOP_COPY, resets the device or closes it.",
+)
+def sleeper_is_woken(context: Context) -> None:
+    slept = 0
+    for ending in ("STOP", "reset", "close") * REPEATED:
+        subject = context.source
+        fd = subject.go(State.STOP_COPY)
+        child = Child(lambda fd=fd: _drain(fd), keep=[fd])  # type: ignore[misc]
+        slept += child.sleeps(1)
+        if ending == "STOP":
+            subject.go(State.STOP)
+        elif ending == "reset":
+            subject.reset()
+        else:
+            context.close()
+        try:
+            found = child.result(FOREVER_S)
+        except TimeoutError:
+            child.kill()
+            raise DeviationError(
+                f"{ending} while a reader sleeps: it sleeps on for {FOREVER_S:g} s; the rule wants "
+                "ENODEV"
+            ) from None
+        context.expect_errno(
+            found["end"], (errno.ENODEV, 0), f"{ending}: the reader, after {found['bytes']} bytes"
+        )
+        if ending != "close":
+            subject.back()
+    context.note("readers that were seen to sleep", f"{slept} of {3 * REPEATED}")
+
+
+@check(
+    "C38",
+    Level.MUST,
+    "A reader that meets the way from PRE_COPY to STOP_COPY is not told that the stream has ended "
+    "before it has.",
+    needs=PRE_COPY,
+)
+def no_false_end(context: Context) -> None:
+    subject = context.source
+    for race in range(RACES):
+        fd = subject.go(State.PRE_COPY)
+        child = Child(lambda fd=fd: _drain(fd, patient=True), keep=[fd])  # type: ignore[misc]
+        # It reads the initial data meanwhile, and then gets one ENOMSG after the other.
+        raw.precopy_info(fd)
+        time.sleep(0.005 * (race % 4))
+        if MigrationFlags.P2P in subject.flags:
+            subject.go(State.PRE_COPY_P2P)
+        subject.go(State.STOP_COPY)
+        try:
+            found = child.result(2 * FOREVER_S)
+        except TimeoutError as error:
+            child.kill()
+            raise DeviationError(f"reading to the end in another process: {error}") from None
+        context.expect_errno(found["end"], (0,), f"the end after {found['bytes']} bytes")
+        with SavingStream(subject.name, os.dup(fd)) as stream:
+            rest, _ = read_part(stream)
+        context.expect(not rest, "reading after that", f"{len(rest)} bytes", "nothing")
+        subject.back()
+
+
+@check(
+    "C39",
+    Level.MUST,
+    "Signals may interrupt a call (EINTR), which can be made again then; the session is none the "
+    "worse for it.",
+    needs=PRE_COPY,
+)
+def signals_do_no_harm(context: Context) -> None:
+    subject = context.source
+    with _signals() as count:
+        with SavingStream(subject.name, os.dup(subject.go(State.PRE_COPY))) as stream:
+            data, _ = read_part(stream)
+            for _ in range(SIGNALLED):
+                answer = raw.precopy_info(stream.fileno())
+                context.expect(answer.errno == 0, "INFO", str(answer), "success")
+                part, _ = read_part(stream)
+                data += part
+            subject.go(State.STOP_COPY)
+            data += read_all(context, subject, stream)
+        expect_loads(context, [data], "what was saved and loaded under signals")
+        for state in (State.RUNNING, State.PRE_COPY, State.RUNNING):
+            subject.go(state)
+    context.note("signals that came", str(count[0]))
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Have a signal come every millisecond; yield a list of one number, how many did."""
+    count = [0]
+
+    def handle(*_: object) -> None:
+        count[0] += 1
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, SIGNAL_S, SIGNAL_S)
+    try:
+        yield count
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _drain(fd: int, patient: bool = False) -> dict[str, Any]:
+    """Read, blocking, until the end or an error; ``patient`` goes on after ENOMSG."""
+    count = 0
+    while True:
+        try:
+            data = os.read(fd, READ_BYTES)
+        except OSError as error:
+            if patient and error.errno == errno.ENOMSG:
+                continue
+            return {"bytes": count, "end": error.errno}
+        if not data:
+            return {"bytes": count, "end": 0}
+        count += len(data)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Moving streams in a check: reading with a limit to the waiting, and loading."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxtrace.checks import fsm
+from mlxtrace.checks.core import DeviationError
+from mlxtrace.migrate_sink import state_hash
+from mlxtrace.vfio import End, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlxtrace.checks.context import Context
+    from mlxtrace.checks.subject import Subject
+    from mlxtrace.vfio import PrecopyInfo, SavingStream
+
+READ_BYTES = 1 << 20
+DATA_TIMEOUT_S = 20.0
+"""How long a check waits for data that has to come. A SAVE of a large state takes seconds."""
+
+
+def read_part(stream: SavingStream, limit: int | None = None) -> tuple[bytes, End]:
+    """Read until an end, or ``limit`` bytes; NOT_YET then stands for "there may be more".
+
+    Raises:
+        DeviationError: neither data nor an end came for :data:`DATA_TIMEOUT_S`.
+        VfioError: a read failed.
+    """
+    data = bytearray()
+    while limit is None or len(data) < limit:
+        size = READ_BYTES if limit is None else min(READ_BYTES, limit - len(data))
+        got = stream.read(size)
+        if isinstance(got, bytes):
+            data += got
+        elif got is not End.NOT_YET:
+            return bytes(data), got
+        elif not stream.wait(DATA_TIMEOUT_S):
+            raise DeviationError(f"no data and no end for {DATA_TIMEOUT_S:g} s")
+    return bytes(data), End.NOT_YET
+
+
+def read_announced(stream: SavingStream) -> bytes:
+    """Read what VFIO_MIG_GET_PRECOPY_INFO has announced, to the next end; empty if none came.
+
+    Between Linux 6.3 and 7.0 mlx5 denies it (ENOMSG) while it is still being saved.
+    """
+    deadline = time.monotonic() + DATA_TIMEOUT_S
+    while time.monotonic() < deadline:
+        data, _ = read_part(stream)
+        if data:
+            return data
+        stream.wait(0.05)
+    return b""
+
+
+def announce(context: Context, stream: SavingStream) -> PrecopyInfo:
+    """Have the source change until INFO announces that in PRE_COPY, and be idle from then on.
+
+    Raises:
+        DeviationError: it does not within :data:`DATA_TIMEOUT_S`.
+        NotOfferedError: nothing here makes the device change.
+    """
+    context.busy()
+    deadline = time.monotonic() + DATA_TIMEOUT_S
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        # What is announced and what is saved are to be the same.
+        context.idle()
+        info = stream.precopy_info()
+        if info.pending_bytes:
+            context.note("INFO on a device that changed", str(info))
+            return info
+        context.busy()
+    raise DeviationError(f"INFO announces nothing for {DATA_TIMEOUT_S:g} s of a busy device")
+
+
+def read_all(context: Context, subject: Subject, stream: SavingStream) -> bytes:
+    """Read a session in STOP_COPY to its end."""
+    data, end = read_part(stream)
+    context.expect(
+        end is End.FINAL,
+        f"read {len(data)} bytes in {subject.state().name}",
+        "the final end" if end is End.FINAL else "ENOMSG",
+        "the final end",
+    )
+    return data
+
+
+def whole_stream(context: Context) -> bytes:
+    """Return a complete stream of the source, with pre-copy where it has that.
+
+    The source is left in STOP_COPY, so that its state stays the stream's.
+    """
+    subject = context.source
+    if State.PRE_COPY in fsm.states(subject.flags):
+        stream = subject.save(State.PRE_COPY)
+        data, _ = read_part(stream)
+        subject.go(State.STOP_COPY)
+    else:
+        stream = subject.save(State.STOP_COPY)
+        data = b""
+    data += read_all(context, subject, stream)
+    stream.close()
+    return data
+
+
+def expect_loads(context: Context, pieces: Sequence[bytes], what: str) -> None:
+    """Load a stream of the source, which is still stopped, on the target, and compare hashes."""
+    target = context.target
+    with target.resume() as stream:
+        for piece in pieces:
+            stream.write_all(piece)
+        answer = target.ask(State.STOP, f", after {what} ({sum(map(len, pieces))} bytes)")
+    context.expect_errno(answer.errno, (0,), f"loading {what}")
+    ours, theirs = state_hash(context.source.name), state_hash(target.name)
+    if ours and theirs:
+        same = "equal" if ours == theirs else f"{ours} and {theirs}"
+        context.expect(ours == theirs, "hashes of both states", same, "equal ones")
+    target.reset()
+
+
+def open_files() -> int:
+    """Return how many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
