@@ -88,10 +88,10 @@ static void lab_query_hca_cap(struct lab_pf *pf, const void *in, void *out,
 
 static void lab_wrong_order(struct lab_vf *vf, void *out, const char *command)
 {
-	lab_assert_fired(vf->pf, LAB_ASSERT_WRONG_ORDER,
-			 "%s: %s with initiator %s, responder %s", vf->name, command,
-			 vf->initiator_suspended ? "suspended" : "running",
-			 vf->responder_suspended ? "suspended" : "running");
+	lab_vf_assert_fired(vf, LAB_ASSERT_WRONG_ORDER,
+			    "%s with initiator %s, responder %s", command,
+			    vf->initiator_suspended ? "suspended" : "running",
+			    vf->responder_suspended ? "suspended" : "running");
 	lab_set_status(out, MLX5_CMD_STAT_BAD_RES_STATE_ERR, LAB_SYND_WRONG_ORDER);
 }
 

@@ -18,8 +18,8 @@ void lab_load_execute(struct lab_vf *vf, const void *in, void *out,
 
 	lab_count(vf, LAB_COUNT_LOAD, 1);
 	if (!vf->responder_suspended || !vf->initiator_suspended) {
-		lab_assert_fired(vf->pf, LAB_ASSERT_LOAD_RUNNING,
-				 "%s: LOAD into a VF that runs", vf->name);
+		lab_vf_assert_fired(vf, LAB_ASSERT_LOAD_RUNNING,
+				    "LOAD into a VF that runs");
 		status = MLX5_CMD_STAT_BAD_RES_STATE_ERR;
 		syndrome = LAB_SYND_NOT_SUSPENDED;
 		goto out;

@@ -206,6 +206,11 @@ struct lab_vf {
 	atomic_t saves_running;
 	/* Set by the FLR probe in atomic context, acted upon at the next command. */
 	atomic_t reset_pending;
+	/*
+	 * From an FLR until the driver was told: what it asks for meanwhile may
+	 * fit the state that is gone, and is refused, but no misuse.
+	 */
+	bool in_reset;
 	atomic64_t counters[LAB_COUNT_NR];
 	struct lab_faults faults;
 	struct work_struct disable;
@@ -326,6 +331,11 @@ static inline void lab_timer_setup(struct hrtimer *timer,
 extern struct workqueue_struct *lab_workqueue;
 struct lab_vf *lab_vf_by_vhca_id(struct lab_pf *pf, u16 vhca_id);
 u16 lab_vhca_id(const struct lab_vf *vf);
+struct lab_vf *lab_vf_of(struct pci_dev *pdev);
+
+/* reset.c */
+int lab_reset_init(void);
+void lab_reset_exit(void);
 
 /* cmd.c */
 int lab_dispatch(struct lab_pf *pf, const void *in, int in_size, void *out,
@@ -385,6 +395,15 @@ void lab_faults_clear(struct lab_faults *faults);
 struct lab_fault lab_fault_for(struct lab_faults *faults, enum lab_where where);
 
 /* debugfs.c */
+/* For what is a misuse because of the state that the VF is in. */
+#define lab_vf_assert_fired(vf, id, fmt, ...)				\
+do {									\
+	struct lab_vf *_vf = (vf);					\
+									\
+	if (!READ_ONCE(_vf->in_reset))					\
+		lab_assert_fired(_vf->pf, id, "%s: " fmt, _vf->name,	\
+				 ##__VA_ARGS__);			\
+} while (0)
 __printf(3, 4) void lab_assert_fired(struct lab_pf *pf, enum lab_assertion id,
 				     const char *fmt, ...);
 void lab_debugfs_add_pf(struct lab_pf *pf);

@@ -4,7 +4,6 @@
  * The PF must be of a kind whose VFs have resources and can be reset.
  */
 #include <linux/iommu.h>
-#include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 
@@ -53,6 +52,15 @@ static struct lab_pf *lab_pf_of_vf(struct pci_dev *virtfn)
 		return NULL;
 	physfn = pci_physfn(virtfn);
 	return pci_dev_driver(physfn) == &lab_driver ? pci_get_drvdata(physfn) : NULL;
+}
+
+/* Return the VF that a PCI device is, or NULL for every other one. */
+struct lab_vf *lab_vf_of(struct pci_dev *pdev)
+{
+	struct lab_pf *pf = lab_pf_of_vf(pdev);
+	int id = pf ? pci_iov_vf_id(pdev) : -1;
+
+	return id >= 0 && id < pf->num_vfs ? &pf->vfs[id] : NULL;
 }
 
 /* Returns with the interface locked, until mlx5_vf_put_core_dev(). */
@@ -215,29 +223,6 @@ static int lab_sriov_configure(struct pci_dev *pdev, int num_vfs)
 	return num_vfs;
 }
 
-/* Vfio resets a VF with an FLR, which the simulated firmware must notice. */
-static int lab_flr_entry(struct kprobe *probe, struct pt_regs *regs)
-{
-	struct pci_dev *pdev = (struct pci_dev *)regs_get_kernel_argument(regs, 0);
-	bool only_asked = (u8)regs_get_kernel_argument(regs, 1);
-	struct lab_pf *pf = only_asked ? NULL : lab_pf_of_vf(pdev);
-	int id;
-
-	if (!pf)
-		return 0;
-	id = pci_iov_vf_id(pdev);
-	if (id >= 0 && id < pf->num_vfs) {
-		atomic_set(&pf->vfs[id].reset_pending, 1);
-		lab_count(&pf->vfs[id], LAB_COUNT_RESET, 1);
-	}
-	return 0;
-}
-
-static struct kprobe lab_flr_probe = {
-	.symbol_name = "pcie_reset_flr",
-	.pre_handler = lab_flr_entry,
-};
-
 static void lab_free_caps(struct mlx5_core_dev *mdev)
 {
 	int i;
@@ -346,7 +331,7 @@ static int __init lab_init(void)
 	if (!lab_workqueue)
 		return -ENOMEM;
 	lab_debugfs_init();
-	ret = register_kprobe(&lab_flr_probe);
+	ret = lab_reset_init();
 	if (ret)
 		goto no_probe;
 	ret = pci_register_driver(&lab_driver);
@@ -355,7 +340,7 @@ static int __init lab_init(void)
 	return 0;
 
 no_driver:
-	unregister_kprobe(&lab_flr_probe);
+	lab_reset_exit();
 no_probe:
 	lab_debugfs_exit();
 	destroy_workqueue(lab_workqueue);
@@ -366,7 +351,7 @@ module_init(lab_init);
 static void __exit lab_exit(void)
 {
 	pci_unregister_driver(&lab_driver);
-	unregister_kprobe(&lab_flr_probe);
+	lab_reset_exit();
 	lab_debugfs_exit();
 	destroy_workqueue(lab_workqueue);
 	/* Completed commands are freed after a grace period. */

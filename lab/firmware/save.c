@@ -38,23 +38,21 @@ static int lab_refuse(u32 *syndrome, u32 why, int status)
 static int lab_check_flags(struct lab_vf *vf, bool incremental, bool track,
 			   u32 *syndrome)
 {
-	struct lab_pf *pf = vf->pf;
-
 	if (track && vf->responder_suspended) {
-		lab_assert_fired(pf, LAB_ASSERT_TRACK_SUSPENDED,
-				 "%s: SAVE with set_track while suspended", vf->name);
+		lab_vf_assert_fired(vf, LAB_ASSERT_TRACK_SUSPENDED,
+				    "SAVE with set_track while suspended");
 		return lab_refuse(syndrome, LAB_SYND_TRACK_SUSPENDED,
 				  MLX5_CMD_STAT_BAD_RES_STATE_ERR);
 	}
 	if (incremental && !vf->tracked && !vf->chunks_left) {
-		lab_assert_fired(pf, LAB_ASSERT_SAVE_UNTRACKED,
-				 "%s: incremental SAVE without tracking", vf->name);
+		lab_vf_assert_fired(vf, LAB_ASSERT_SAVE_UNTRACKED,
+				    "incremental SAVE without tracking");
 		return lab_refuse(syndrome, LAB_SYND_NOT_TRACKED,
 				  MLX5_CMD_STAT_BAD_RES_STATE_ERR);
 	}
 	if (!track && !vf->responder_suspended) {
-		lab_assert_fired(pf, LAB_ASSERT_WRONG_ORDER,
-				 "%s: final SAVE of a VF that runs", vf->name);
+		lab_vf_assert_fired(vf, LAB_ASSERT_WRONG_ORDER,
+				    "final SAVE of a VF that runs");
 		return lab_refuse(syndrome, LAB_SYND_NOT_SUSPENDED,
 				  MLX5_CMD_STAT_BAD_RES_STATE_ERR);
 	}
