@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     for name, count in (("cycles", 20), ("storm", 200), ("races", 6), ("signals", 2)):
         parser.add_argument(f"--{name}", type=int, default=count, help="how many")
     for name, part in (
-        *(("knobs", "1/12"), ("allocations", "1/40"), ("sessions", "1/6"), ("sriov", "7/10")),
+        *(("knobs", "1/24"), ("allocations", "1/40"), ("sessions", "1/6"), ("sriov", "7/10")),
     ):
         parser.add_argument(f"--{name}", type=share, default=part, help="I/N: the I-th of N shares")
     parser.add_argument("--calls", default="", help="allocations: only calls with this name")

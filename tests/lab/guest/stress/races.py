@@ -83,10 +83,15 @@ def _asks(fd: int) -> Callable[[], bool]:
     return step
 
 
-def _asks_device(vf: Device) -> Callable[[], bool]:
+def _asks_device(vf: Device, reset: threading.Event) -> Callable[[], bool]:
+    """Return a step that asks for the data size, which fails while the device is ``reset``."""
+
     def step() -> bool:
         vf.state()
-        return vf.stop_copy_bytes() >= 0
+        said = answer_of(vf.stop_copy_bytes)
+        if said != "ok" and not reset.is_set():
+            raise RuntimeError(f"MIG_DATA_SIZE: {said}")
+        return True
 
     return step
 
@@ -138,7 +143,7 @@ def _to_the_end(tally: Tally, name: str, chance: random.Random) -> None:
         readers.add("reads to the end", _reads(fd, data.extend, chance.choice((4096, 1 << 18))))
         for _ in range(chance.randrange(3)):
             askers.add("PRECOPY_INFO", _asks(fd))
-        askers.add("MIG_DATA_SIZE", _asks_device(vf))
+        askers.add("MIG_DATA_SIZE", _asks_device(vf, threading.Event()))
         for state in chance.choice(((_SC,), (_PP, _SC), (_PP, _P, _SC), (_PP, _P, _PP, _SC))):
             time.sleep(chance.random() * 0.02)
             vf.set_state(state)
@@ -168,14 +173,16 @@ def _to_nothing(tally: Tally, name: str, chance: random.Random) -> None:
             "reads until cancelled", _reads(fd, lambda _: None, chance.choice((100, 65536)))
         )
     askers.add("PRECOPY_INFO", _asks(fd))
+    reset = threading.Event()
     for _ in range(chance.randrange(3)):
-        others.add("MIG_DATA_SIZE", _asks_device(vf))
+        others.add("MIG_DATA_SIZE", _asks_device(vf, reset))
     for _ in range(chance.randrange(3)):
         time.sleep(chance.random() * 0.01)
         vf.set_state(chance.choice((_P, _PP)))
     end = chance.choice(("RUNNING", "RUNNING_P2P", "STOP by STOP_COPY", "reset", "close"))
     time.sleep(chance.random() * 0.01)
     if end == "reset":
+        reset.set()
         vf.reset()
     elif end == "STOP by STOP_COPY":
         vf.set_state(_SC)
