@@ -109,7 +109,8 @@ class Fixture:
         self.forget()
         self.fd = self.vf.change_state(state)
         if state in (P, PP, SC):
-            drain(SavingStream(SOURCE, os.dup(self.fd)))
+            with SavingStream(SOURCE, os.dup(self.fd)) as stream:
+                drain(stream)
         if state is RS:
             os.write(self.fd, self.whole)
 
@@ -294,9 +295,9 @@ def _failing() -> Iterator[None]:
 
 
 def kmemleak_works() -> bool:
-    """Tell whether kmemleak still does: without memory for its own records it gives up."""
+    """Tell whether kmemleak still works: without memory for its own records it gives up."""
     try:
-        (_DEBUG / "kmemleak").write_text("scan")
+        (_DEBUG / "kmemleak").write_text("stack=on")
     except OSError:
         return False
     return True
