@@ -134,19 +134,16 @@ def drain(
     Raises:
         VfioError: as :meth:`SavingStream.read`; ETIME when nothing comes.
     """
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
+    while True:
         answer = stream.read(size)
         if isinstance(answer, bytes):
-            until = time.monotonic() + PATIENCE_S
             if take:
                 take(answer)
         elif answer is not End.NOT_YET:
             return answer
-        else:
-            # Not for long: a SAVE that ends with nothing to read is no event for poll.
-            stream.wait(0.02)
-    raise VfioError(stream.device, "waiting for data", errno.ETIME)
+        elif not stream.wait(PATIENCE_S):
+            # Whoever was told to wait is told, too, when no data comes.
+            raise VfioError(stream.device, "waiting for data", errno.ETIME)
 
 
 def answer_of(call: Callable[[], object]) -> str:
