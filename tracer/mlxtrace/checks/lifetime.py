@@ -19,7 +19,7 @@ from mlxtrace.checks.transfer import open_files, read_part
 from mlxtrace.vfio import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mlxtrace.checks.context import Context
@@ -63,7 +63,26 @@ def device_closed(context: Context) -> None:
         context.close()
         context.note(f"closed the device in {state.name}")
         if fd >= 0:
-            _expect_stale(context, fd, state, f"after the device was closed in {state.name}")
+            _expect_stale(context, fd, state, f"after the device was closed in {state.name}", False)
+
+
+@check(
+    "C35.ioctl",
+    Level.MUST,
+    "VFIO_MIG_GET_PRECOPY_INFO on a data file whose device was closed is refused (EINVAL, ENODEV).",
+    needs=PRE_COPY,
+    may_hang=True,
+)
+def info_after_close(context: Context) -> None:
+    for state in fsm.states(context.flags):
+        if not fsm.has_session(state) or state is State.RESUMING:
+            continue
+        fd = context.source.enter(state)
+        context.source.forget_files()
+        context.close()
+        when = f"after the device was closed in {state.name}"
+        answers = _in_child(lambda fd=fd: {"ioctl": raw.precopy_info(fd).errno}, fd, when)  # type: ignore[misc]
+        context.expect_errno(answers["ioctl"], OVER, f"INFO {when}")
 
 
 @check(
@@ -86,7 +105,7 @@ def device_unbound(context: Context) -> None:
         context.close()
         with _unbound(driver, info.name):
             context.note(f"closed the device in {state.name} and took it from its driver")
-            _expect_stale(context, fd, state, f"after the driver of {state.name} was gone")
+            _expect_stale(context, fd, state, f"after the driver of {state.name} was gone", True)
     context.source.enter(State.STOP_COPY)
     context.note("the device works again", context.source.state().name)
 
@@ -172,44 +191,49 @@ def tracking_ends(context: Context) -> None:
 
 def _expect_over(context: Context, fd: int, state: State, when: str) -> None:
     """Check that the session whose file is ``fd`` is over."""
-    _judge_stale(context, _use(fd, state is State.RESUMING), state, when)
+    _judge_stale(context, _use(fd, state is State.RESUMING, True), state, when)
 
 
-def _expect_stale(context: Context, fd: int, state: State, when: str) -> None:
+def _expect_stale(context: Context, fd: int, state: State, when: str, ioctl: bool) -> None:
+    """Use a data file that should be good for nothing any more, and close it."""
+    answers = _in_child(lambda: _use(fd, state is State.RESUMING, ioctl), fd, when)
+    _judge_stale(context, answers, state, when)
+
+
+def _in_child(use: Callable[[], dict[str, Any]], fd: int, when: str) -> dict[str, Any]:
     """Use ``fd`` in a process of its own, since the kernel may come to harm, and close it."""
-    child = Child(lambda: _use(fd, state is State.RESUMING), keep=[fd])
+    child = Child(use, keep=[fd])
     os.close(fd)
     try:
-        answers = child.result(ANSWER_S)
+        return dict(child.result(ANSWER_S))
     except TimeoutError as error:
         child.kill()
         raise NoAnswerError(f"using the data file {when}: {error}") from None
     except ChildProcessError as error:
         raise DeviationError(f"using the data file {when}: {error}") from None
-    _judge_stale(context, answers, state, when)
 
 
-def _use(fd: int, resuming: bool) -> dict[str, Any]:
-    """Make every call that a data file has, and return what the kernel said."""
+def _use(fd: int, resuming: bool, ioctl: bool) -> dict[str, Any]:
+    """Make every call that a data file has, INFO if ``ioctl``; return what the kernel said."""
+    said: dict[str, Any] = {"ioctl": raw.precopy_info(fd).errno} if ioctl else {}
     if resuming:
-        return {"write": raw.write_errno(fd, bytes(64)), "ioctl": raw.precopy_info(fd).errno}
+        return said | {"write": raw.write_errno(fd, bytes(64))}
     got = raw.read_errno(fd)
-    return {
-        "read": got if isinstance(got, int) else "data",
-        "ioctl": raw.precopy_info(fd).errno,
-        "poll": raw.poll_events(fd),
-    }
+    said["read"] = got if isinstance(got, int) else "data"
+    said["poll"] = raw.poll_events(fd)
+    return said
 
 
 def _judge_stale(context: Context, answers: dict[str, Any], state: State, when: str) -> None:
+    if "ioctl" in answers:
+        # ENOTTY for a resuming file, and where the driver has no pre-copy.
+        context.expect_errno(answers["ioctl"], (*OVER, errno.ENOTTY), f"INFO {when}")
     if state is State.RESUMING:
         context.expect_errno(answers["write"], (errno.ENODEV,), f"writing {when}")
         return
     read = answers["read"]
     shown = raw.answer(read) if isinstance(read, int) else read
     context.expect(read == errno.ENODEV, f"reading {when}", shown, "ENODEV")
-    # ENOTTY where the driver has no pre-copy.
-    context.expect_errno(answers["ioctl"], (*OVER, errno.ENOTTY), f"INFO {when}")
     gone = select.POLLIN | select.POLLRDHUP
     context.expect(
         answers["poll"] & gone == gone,

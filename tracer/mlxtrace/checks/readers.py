@@ -82,6 +82,7 @@ def sleeper_is_woken(context: Context) -> None:
     for ending in ("STOP", "reset", "close") * REPEATED:
         subject = context.source
         fd = subject.go(State.STOP_COPY)
+        os.set_blocking(fd, True)
         child = Child(lambda fd=fd: _drain(fd), keep=[fd])  # type: ignore[misc]
         slept += child.sleeps(1)
         if ending == "STOP":
@@ -117,6 +118,7 @@ def no_false_end(context: Context) -> None:
     subject = context.source
     for race in range(RACES):
         fd = subject.go(State.PRE_COPY)
+        os.set_blocking(fd, True)
         child = Child(lambda fd=fd: _drain(fd, patient=True), keep=[fd])  # type: ignore[misc]
         # It reads the initial data meanwhile, and then gets one ENOMSG after the other.
         raw.precopy_info(fd)

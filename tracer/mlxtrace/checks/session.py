@@ -200,6 +200,7 @@ def one_session(context: Context) -> None:
         subject.go(State.RUNNING)
         subject.go(State.PRE_COPY)
         _expect_over(context, old, "the file of the first PRE_COPY in the second")
+        context.expect_errno(raw.precopy_info(old).errno, OVER, "INFO of it")
 
 
 def _expect_over(context: Context, fd: int, what: str) -> None:

@@ -44,10 +44,15 @@ class Subject:
         return self.device.state()
 
     def ask(self, aim: int, note: str = "") -> raw.StateAnswer:
-        """Ask for a state, any number, and return what the kernel said; its file is kept open."""
+        """Ask for a state, any number, and return what the kernel said.
+
+        Its data file is kept open, in non-blocking mode: a driver that breaks the rules would let
+        the check sleep.
+        """
         before = self.state()
         answer = raw.set_state(self.fileno(), aim)
         if answer.errno == 0 and answer.data_fd >= 0:
+            os.set_blocking(answer.data_fd, False)
             self._files.append(answer.data_fd)
         name = aim.name if isinstance(aim, State) else hex(aim)
         self._context.note(f"{before.name} to {name}{note}", f"{answer}, then {self.state().name}")
