@@ -119,13 +119,15 @@ def no_false_end(context: Context) -> None:
     for race in range(RACES):
         fd = subject.go(State.PRE_COPY)
         os.set_blocking(fd, True)
-        child = Child(lambda fd=fd: _drain(fd, patient=True), keep=[fd])  # type: ignore[misc]
-        # It reads the initial data meanwhile, and then gets one ENOMSG after the other.
-        raw.precopy_info(fd)
-        time.sleep(0.005 * (race % 4))
-        if MigrationFlags.P2P in subject.flags:
-            subject.go(State.PRE_COPY_P2P)
-        subject.go(State.STOP_COPY)
+        with _one_cpu() if race % 2 else contextlib.nullcontext():
+            child = Child(lambda fd=fd: _drain(fd, patient=True), keep=[fd])  # type: ignore[misc]
+            # It reads the initial data meanwhile, and then gets one ENOMSG after the other.
+            raw.precopy_info(fd)
+            time.sleep(0.005 * (race % 4))
+            with _first() if race % 2 else contextlib.nullcontext():
+                if MigrationFlags.P2P in subject.flags:
+                    subject.go(State.PRE_COPY_P2P)
+                subject.go(State.STOP_COPY)
         try:
             found = child.result(2 * FOREVER_S)
         except TimeoutError as error:
@@ -161,6 +163,33 @@ def signals_do_no_harm(context: Context) -> None:
         for state in (State.RUNNING, State.PRE_COPY, State.RUNNING):
             subject.go(state)
     context.note("signals that came", str(count[0]))
+
+
+@contextlib.contextmanager
+def _one_cpu() -> Iterator[None]:
+    """Keep this process, and those that it makes meanwhile, on one CPU."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def _first() -> Iterator[None]:
+    """Have this process go before others, where it may.
+
+    On one CPU it interrupts a reader that is about to take a lock, between its look at the session
+    and what it makes of it.
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 @contextlib.contextmanager
