@@ -19,7 +19,7 @@ OFFERS = {
         "data size": "ENOTTY",
         "PRE_COPY": "EINVAL",
         "precopy ioctl in STOP_COPY": "ENOTTY",
-        "large state": "ENOMEM",
+        "large image": "ENOMEM",
     },
     CARRIED: {
         "flags": _STOP_COPY | MigrationFlags.PRE_COPY,
@@ -27,7 +27,7 @@ OFFERS = {
         "PRE_COPY": "ok",
         # It is there, and this is no state for it.
         "precopy ioctl in STOP_COPY": "EINVAL",
-        "large state": "ok",
+        "large image": "ok",
     },
 }
 
