@@ -28,7 +28,7 @@ class Faulty:
 FAULTS = {
     "final-save-state-grew": Faulty("C26", "save_final status=9", _BROKEN_OFF),
     "final-save-fails": Faulty("C26", "save_final status=5", _BROKEN_OFF),
-    "final-query-fails": Faulty("C26", "query nth=2 status=3", "to STOP_COPY: EINVAL"),
+    "final-query-fails": Faulty("C26", "query nth=2 status=3", "failed: "),
     "save-slow": Faulty("C37", "save delay_us=400000", "seen to sleep: 6 of 6"),
     "final-save-slow": Faulty("C38", "save_final delay_us=40000"),
     "initial-save-slow": Faulty("C34", "save_initial delay_us=100000"),
