@@ -124,7 +124,14 @@ def ran(kernel: str, labs: Labs, runs: dict[str, Ran]) -> Ran:
     return runs[kernel]
 
 
-each_kernel = pytest.mark.parametrize("kernel", KERNELS)
+# Every run asks the carried series. What others are known not to do takes minutes: --all has it.
+each_kernel = pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(kernel, marks=[] if kernel == CARRIED else [pytest.mark.slow])
+        for kernel in KERNELS
+    ],
+)
 
 
 @each_kernel

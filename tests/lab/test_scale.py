@@ -55,6 +55,7 @@ def test_a_long_stream_takes_bounded_kernel_memory(
 
 
 @on_carried
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_lab")
 def test_eight_vfs_migrate_to_eight_others_at_once(kernel: str, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
