@@ -211,6 +211,7 @@ struct lab_vf {
 	 * fit the state that is gone, and is refused, but no misuse.
 	 */
 	bool in_reset;
+	atomic_t reset_depth;
 	atomic64_t counters[LAB_COUNT_NR];
 	struct lab_faults faults;
 	struct work_struct disable;

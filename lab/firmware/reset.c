@@ -27,12 +27,19 @@ static struct kprobe lab_flr_probe = {
 	.pre_handler = lab_flr_entry,
 };
 
-/* The driver hears of a reset at the end of this function: it is over then. */
+/*
+ * The functions that reset one device. The first two have the device's driver
+ * hear of it at their end, when it is over; they call the third, which vfio also
+ * calls by itself when it closes a device.
+ */
 static int lab_reset_entry(struct kretprobe_instance *call, struct pt_regs *regs)
 {
 	struct pci_dev *pdev = (struct pci_dev *)regs_get_kernel_argument(regs, 0);
+	struct lab_vf *vf = lab_vf_of(pdev);
 
-	*(struct lab_vf **)call->data = lab_vf_of(pdev);
+	*(struct lab_vf **)call->data = vf;
+	if (vf)
+		atomic_inc(&vf->reset_depth);
 	return 0;
 }
 
@@ -40,16 +47,26 @@ static int lab_reset_return(struct kretprobe_instance *call, struct pt_regs *reg
 {
 	struct lab_vf *vf = *(struct lab_vf **)call->data;
 
-	if (vf)
+	if (vf && atomic_dec_and_test(&vf->reset_depth))
 		WRITE_ONCE(vf->in_reset, false);
 	return 0;
 }
 
-static struct kretprobe lab_reset_probe = {
-	.kp.symbol_name = "pci_try_reset_function",
-	.entry_handler = lab_reset_entry,
-	.handler = lab_reset_return,
-	.data_size = sizeof(struct lab_vf *),
+#define LAB_RESET_PROBE(name) {						\
+	.kp.symbol_name = name,						\
+	.entry_handler = lab_reset_entry,				\
+	.handler = lab_reset_return,					\
+	.data_size = sizeof(struct lab_vf *),				\
+}
+
+static struct kretprobe lab_reset_probes[] = {
+	LAB_RESET_PROBE("pci_try_reset_function"),
+	LAB_RESET_PROBE("pci_reset_function"),
+	LAB_RESET_PROBE("__pci_reset_function_locked"),
+};
+
+static struct kretprobe *lab_reset_list[] = {
+	&lab_reset_probes[0], &lab_reset_probes[1], &lab_reset_probes[2],
 };
 
 int lab_reset_init(void)
@@ -58,7 +75,7 @@ int lab_reset_init(void)
 
 	if (ret)
 		return ret;
-	ret = register_kretprobe(&lab_reset_probe);
+	ret = register_kretprobes(lab_reset_list, ARRAY_SIZE(lab_reset_list));
 	if (ret)
 		unregister_kprobe(&lab_flr_probe);
 	return ret;
@@ -66,6 +83,6 @@ int lab_reset_init(void)
 
 void lab_reset_exit(void)
 {
-	unregister_kretprobe(&lab_reset_probe);
+	unregister_kretprobes(lab_reset_list, ARRAY_SIZE(lab_reset_list));
 	unregister_kprobe(&lab_flr_probe);
 }
