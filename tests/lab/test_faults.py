@@ -98,7 +98,7 @@ KERNELS = {
 # With PRE_COPY, every run has those that strike different paths of the driver; --all has all, which
 # takes two minutes more on each kernel.
 FEWER = (
-    *("query", "suspend-responder", "save-initial", "save-middle", "save-final", "load"),
+    *("save-middle", "save-final", "load"),
     *("save-at-once", "save-slow", "save-never", "disable-vf", "no-mkey", "growth", "cleanup"),
 )
 

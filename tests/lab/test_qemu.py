@@ -31,9 +31,7 @@ pytestmark = pytest.mark.lab
 FEWER = (
     "switchover-ack",
     "cancel",
-    "fail-suspend-responder",
     "fail-final-query",
-    "fail-final-save",
 )
 # QEMU 10 asks for PRE_COPY_P2P and STOP_COPY with ERROR as the state to recover to: whatever became
 # of the VF, it answers a refusal with a reset. A VF that could not be suspended must refuse.
