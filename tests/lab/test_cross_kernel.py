@@ -166,9 +166,10 @@ def test_the_carried_series_loads_what_stock_saved_without_the_capabilities(
 
 def test_a_stream_without_headers_is_refused(on_carried: Steps) -> None:
     fed = on_carried.results["feed:precopy:plain"]
-    assert fed["refused"] in ("ENOMEM", "EINVAL", "EOPNOTSUPP")
-    # Nothing was loaded, so there is nothing to stop with.
-    assert fed["stopped"] != "done"
+    # The image's header reads as that of an optional record with a size beyond all streams, and is
+    # skipped: what counts is that the stream then ends inside a record.
+    assert fed["refused"] is None
+    assert fed["stopped"] == "EINVAL"
     assert fed["after_reset"] == "RUNNING"
 
 

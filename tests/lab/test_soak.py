@@ -46,8 +46,7 @@ def soak(labs: Labs, kernel: str, count: int) -> None:
         assert grown == {}
 
 
-# On the carried series it failed once, after other suites in the same boot (docs/testing.md).
-@pytest.mark.parametrize("kernel", [KERNEL, STOCK, pytest.param(CARRIED, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kernel", [KERNEL, STOCK, CARRIED])
 def test_twenty_migrations_leave_nothing(labs: Labs, kernel: str) -> None:
     soak(labs, kernel, 20)
 
