@@ -116,6 +116,14 @@ def failed_image(vf: Device) -> dict[str, Any]:
     return {"read": answer(lambda: read_all(stream))}
 
 
+def fallback(vf: Device) -> dict[str, Any]:
+    """A middle SAVE cannot be had, and what was announced does not come: is a poller told?"""
+    stream = first_image(vf)
+    firmware.apply(SOURCE, ["fault=save_middle nth=1 status=9 syndrome=0xabd005 delay_us=100000"])
+    ask(stream)
+    return {"told": stream.wait(2), "read": read_all(stream).value}
+
+
 def refused_suspend(vf: Device) -> dict[str, Any]:
     """The VF cannot be stopped."""
     first_image(vf)
@@ -150,6 +158,7 @@ CASES = (
     in_flight,
     announced,
     failed_image,
+    fallback,
     refused_suspend,
     refused_query,
     failed_cleanup,
