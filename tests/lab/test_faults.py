@@ -95,8 +95,8 @@ KERNELS = {
     STOCK: (STOCK_FAILURES, STOCK_SURVIVED),
     CARRIED: (CARRIED_FAILURES, SURVIVED),
 }
-# With PRE_COPY, every run has those that strike different paths of the driver; --all has all, which
-# takes two minutes more on each kernel.
+# Every run has those that strike different paths of the driver; --all has all, which takes two
+# minutes more on each kernel.
 FEWER = (
     *("save-middle", "save-final", "load"),
     *("save-at-once", "save-slow", "save-never", "disable-vf", "no-mkey", "growth", "cleanup"),
@@ -111,7 +111,7 @@ def on_each(column: int) -> pytest.MarkDecorator:
             pytest.param(
                 kernel,
                 name,
-                marks=[pytest.mark.slow] if kernel != STOCK and name not in FEWER else [],
+                marks=[] if name in FEWER else [pytest.mark.slow],
             )
             for kernel, columns in KERNELS.items()
             for name in columns[column]
@@ -258,7 +258,8 @@ def counters(path: Path) -> dict[str, int]:
     return {words[1]: int(words[2]) for words in lines}
 
 
-@pytest.mark.parametrize("kernel", [KERNEL, CARRIED])
+# Streams of chunks go through the carried driver in every run: test_cross_kernel.py.
+@pytest.mark.parametrize("kernel", [KERNEL, pytest.param(CARRIED, marks=pytest.mark.slow)])
 def test_chunks_and_capabilities(labs: Labs, kernel: str) -> None:
     """Chunk mode, and a driver that finds capabilities missing."""
     lab = labs.on(kernel)

@@ -204,7 +204,7 @@ def test_a_cancelled_migration_leaves_nothing_behind(migrations: Migrations) -> 
     assert one.result["source"]["status"]["tracked"] == 0
 
 
-@each_kernel
+@with_all_scenarios
 def test_a_state_that_grew_is_sent_whole_at_the_end(migrations: Migrations) -> None:
     one = migrations["state-grew"]
     assert figure(one, "failed SAVEs", "firmware") == 1

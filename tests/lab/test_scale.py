@@ -26,7 +26,7 @@ MIB = 1 << 20
 @pytest.mark.parametrize(
     ("stream_bytes", "state_bytes"),
     [
-        pytest.param(256 * MIB, 8 * MIB, id="256 MiB"),
+        pytest.param(256 * MIB, 8 * MIB, id="256 MiB", marks=pytest.mark.slow),
         pytest.param(10**10, 64 * MIB, id="10 GB", marks=pytest.mark.slow),
     ],
 )

@@ -16,6 +16,7 @@ import pytest
 
 from mlxtrace import agreement
 from mlxtrace.report import report
+from tests.lab.conftest import KERNEL
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Scenario, Suite
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lab
 
 VF0, VF1 = "0000:01:00.1", "0000:01:00.2"
+whatever_the_driver = pytest.mark.parametrize("suite", [KERNEL], indirect=True)
 
 
 def events(scenario: Scenario, kind: str, bdf: str | None = None) -> list[dict[str, Any]]:
@@ -137,6 +139,7 @@ def test_a_recording_reports_what_the_live_run_printed(suite: Suite) -> None:
     assert max(map(len, replayed.getvalue().splitlines())) < 100
 
 
+@whatever_the_driver
 def test_a_save_whose_callback_is_not_seen_is_shown_all_the_same(suite: Suite) -> None:
     blind = suite["blind"]
     assert blind.status == 0, blind.stderr
@@ -148,6 +151,7 @@ def test_a_save_whose_callback_is_not_seen_is_shown_all_the_same(suite: Suite) -
     assert summary(blind, VF0)["incomplete_saves"] == len(saves)
 
 
+@whatever_the_driver
 def test_a_dry_run_attaches_nothing_and_lists_the_probes(suite: Suite) -> None:
     dry = suite["dry-run"]
     assert dry.status == 0, dry.stderr
@@ -182,6 +186,7 @@ def test_one_damaged_byte_is_refused_by_name_and_the_vf_recovers(suite: Suite) -
     assert after.json("client.json")["state_hashes_equal"] is True
 
 
+@whatever_the_driver
 @pytest.mark.parametrize(
     ("case", "refused", "syndrome"),
     [
@@ -209,6 +214,7 @@ def test_load_refuses_images_that_do_not_build_on_each_other(
     }
 
 
+@whatever_the_driver
 def test_load_takes_whole_streams_one_after_the_other(suite: Suite) -> None:
     results = suite["images"].json("images.json")
     for case in ("whole", "other whole"):
@@ -216,6 +222,7 @@ def test_load_takes_whole_streams_one_after_the_other(suite: Suite) -> None:
     assert results["whole"]["hash"] != results["other whole"]["hash"]
 
 
+@whatever_the_driver
 @pytest.mark.parametrize(
     ("scenario", "words"),
     [

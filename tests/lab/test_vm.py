@@ -118,7 +118,15 @@ def test_a_firmware_assertion_fails_the_run_and_is_named(lab: Lab, provoke: Path
     assert "firmware assertion wrong_order fired 1 times" in result.stderr
 
 
-@pytest.mark.parametrize("kernel", [KERNEL, STOCK, CARRIED])
+# They are the firmware's, whatever the kernel.
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        KERNEL,
+        pytest.param(STOCK, marks=pytest.mark.slow),
+        pytest.param(CARRIED, marks=pytest.mark.slow),
+    ],
+)
 def test_every_assertion_of_the_firmware_can_fire(labs: Labs, kernel: str) -> None:
     """Each misuse is noticed as what it is, and an expected one fails no run."""
     lab, provoke = labs.on(kernel), provoke_on(kernel)
