@@ -109,6 +109,28 @@ def test_a_cleanup_is_one_wherever_it_comes(suite: Suite) -> None:
     assert len(saves) == (8 if suite.kernel == KERNEL else 11)
 
 
+# The function on the stack that tells who ended a session.
+CAUSES = {
+    "reset": "mlx5vf_pci_aer_reset_done",
+    "close": "mlx5vf_pci_close_device",
+    "vf-disabled": "mlx5fv_vf_event",
+}
+
+
+def test_a_session_that_nobody_ended_is_told_with_its_cause(suite: Suite) -> None:
+    aborts = events(suite["cancels"], "abort", VF0)
+    cases = suite["cancels"].json("cancels.json")["cases"]
+    resets = sum(cases[name]["counters"]["reset"] for name in SAID[KERNEL])
+    causes = ["reset"] * resets + ["close", "vf-disabled"]
+    assert [abort["cause"] for abort in aborts] == causes
+    for abort in aborts:
+        functions = [frame.split("+")[0] for frame in abort["stack"]]
+        assert CAUSES[abort["cause"]] in functions, abort
+        assert abort["direction"] == "read"
+        assert abort["state"] in ("PRE_COPY", "PRE_COPY_P2P")
+    assert summary(suite["cancels"], VF0)["aborts"] == len(aborts)
+
+
 def test_nothing_was_lost(suite: Suite) -> None:
     (lost,) = events(suite["cancels"], "lost")
     assert (lost["lost_records"], lost["missed_returns"], lost["untracked"]) == (0, 0, 0)

@@ -35,10 +35,10 @@ class Vf:
         self.flows = {Kind.READ: [0] * 10, Kind.WRITE: [0] * 10}
         self.put(Kind.DEVICE, *records.name_values(bdf))
 
-    def put(self, kind: Kind, *value: int, result: int = 0, flags: int = 0) -> int:
+    def put(self, kind: Kind, *value: int, result: int = 0, flags: int = 0, tid: int = 8124) -> int:
         """Add a record; return its time."""
         now = self.clock.tick()
-        raw = Raw(now, self.vdev, 8123, 8124, kind, flags, result, b"qemu-kvm", value)
+        raw = Raw(now, self.vdev, 8123, tid, kind, flags, result, b"qemu-kvm", value)
         self.out.append(records.pack(raw))
         return now
 
@@ -98,6 +98,22 @@ class Vf:
     def ioctl(self, initial: int, dirty: int, result: int = 0) -> None:
         """A pre-copy ioctl returns."""
         self.put(Kind.IOCTL, 0x3B79, self.clock.now, initial, dirty, result=result)
+
+    def taken(
+        self,
+        kind: Kind,
+        state: str,
+        *stack: str,
+        saving: int = 0,
+        resuming: int = 0,
+        flags: int = 0,
+        tid: int = 8124,
+    ) -> int:
+        """A RESET or SESSION_END, with the functions that led there; return its time."""
+        for function in stack:
+            self.put(Kind.FRAME, *records.frame_values(function), tid=tid)
+        value = (STATES.index(state), saving, resuming)
+        return self.put(kind, *value, flags=flags, tid=tid)
 
     def flow(self, kind: Kind, calls: int = 0, size: int = 0, **ends: int) -> None:
         """Data and ends come; a snapshot of the totals is made."""

@@ -24,7 +24,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlxt
 DRIVER = """
 typedef unsigned long long u64; typedef unsigned int u32; typedef unsigned short u16;
 struct kobject { const char *name; };
-struct device { long before[3]; struct kobject kobj; };
+struct device { long before[3]; struct kobject kobj; void *driver_data; };
+struct pci_dev { long before[2]; struct device dev; };
 struct file { char mode[40]; void *private_data; };
 struct vfio_device { struct device *dev; };
 struct vfio_pci_core_device { u64 pad; struct vfio_device vdev; };
@@ -32,6 +33,7 @@ struct mlx5_core_dev;
 struct mlx5vf_pci_core_device {
     struct vfio_pci_core_device core_device;
     u16 vhca_id; char migrate_cap : 1; u32 mig_state; struct mlx5_core_dev *mdev;
+    struct mlx5_vf_migration_file *resuming_migf, *saving_migf;
 };
 struct mlx5_async_work { void *ctx; void *cb; u16 opcode; u16 op_mod; void *out; };
 struct mlx5vf_async_data { long first; struct mlx5_async_work cb_work; };
@@ -43,7 +45,7 @@ struct mlx5_vf_migration_file {
 };
 BUFFER
 struct mlx5_vf_migration_file migf; struct mlx5vf_pci_core_device mvdev;
-struct file file; struct device device;
+struct file file; struct pci_dev device;
 """
 BUFFER = """
 struct mlx5_vhca_data_buffer { u64 table; long long start_pos; u64 length; };
@@ -62,6 +64,10 @@ EXPECTED = {
     "OFF_MIGF_MVDEV": 40,
     "OFF_MIGF_WORK": 56,
     "OFF_WORK_OUT": 24,
+    "OFF_MVDEV_RESUMING": 32,
+    "OFF_MVDEV_SAVING": 40,
+    "OFF_CORE_VDEV": 8,
+    "OFF_PCI_DRVDATA": 48,
 }
 OF_BUFFER = {
     "OFF_BUFFER_START": 8,

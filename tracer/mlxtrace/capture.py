@@ -155,12 +155,25 @@ class Capture:
 
     def _receive(self, _context: object, data: int, _size: int) -> int:
         # The ring rounds sizes up to 8; a record is 128.
-        self._chunks.append(ctypes.string_at(data, records.SIZE))
+        chunk = ctypes.string_at(data, records.SIZE)
+        if records.kind_of(chunk) == records.Kind.STACK:
+            self._chunks.extend(self._frames(records.unpack(chunk)))
+        else:
+            self._chunks.append(chunk)
         return 0
 
+    def _frames(self, raw: records.Raw) -> Iterator[bytes]:
+        """Name the functions of a stack, while the kernel that they are in runs."""
+        for address in raw.value:
+            if not address:
+                return
+            name = self._bpf.ksym(address, show_module=True, show_offset=True)
+            value = records.frame_values(name.decode(errors="replace"))
+            yield records.pack(raw._replace(kind=records.Kind.FRAME, value=value))
+
     def _attach(self, bcc: ModuleType, probe: Probe) -> ProbeState:
-        if probe.name == "precopy-ioctl" and not self._layouts.has_precopy_info:
-            return ProbeState.absent(probe, "this driver has no PRE_COPY")
+        if lacks := self._layouts.why_not(probe.name):
+            return ProbeState.absent(probe, lacks)
         if probe.interrupt and (state := self._attach_by_fentry(probe)) is not None:
             return state
         attacher = self._require_attacher()

@@ -137,6 +137,21 @@ PROBES: tuple[Probe, ...] = (
         returns=True,
         required=True,
     ),
+    Probe(
+        "session-end",
+        ("mlx5vf_disable_fds",),
+        DRIVER,
+        "a session that ends without a SET_STATE: by whom, in which state, from where",
+        "sessions that a close of the device or a disabled VF ends are not told apart",
+    ),
+    Probe(
+        "reset",
+        ("mlx5vf_pci_aer_reset_done",),
+        DRIVER,
+        "each reset of a VF with a session: by whom, in which state, from where",
+        "the state that a reset met is only known from the states before, and its caller only "
+        "where the driver ends the session at once",
+    ),
 )
 
 SEVENTH_ARGUMENT = {

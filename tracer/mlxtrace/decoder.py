@@ -40,6 +40,9 @@ class Decoder:
             Kind.SAVE_DONE: VfSession.save_done,
             Kind.SAVE_UNSEEN: VfSession.save_unseen,
             Kind.COMMAND: VfSession.command,
+            Kind.FRAME: VfSession.frame,
+            Kind.RESET: VfSession.reset,
+            Kind.SESSION_END: VfSession.session_end,
         }
 
     @property

@@ -185,6 +185,22 @@ class Command(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Abort(Event):
+    """A session that no SET_STATE ended: the device was reset or closed, or the VF disabled."""
+
+    type: ClassVar[str] = "abort"
+
+    session: int
+    cause: str
+    direction: str
+    state: str
+    stack: list[str]
+    pid: int
+    tid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(Event):
     """Losses: during the trace those of the ring so far, at its end all of them."""
 
@@ -233,6 +249,7 @@ class Summary(Event):
     stopped_ns: int
     dirty_bytes_per_s: int | None
     failed_arcs: int
+    aborts: int
     lost_records: int | None
     missed_returns: int | None
     skipped: int | None

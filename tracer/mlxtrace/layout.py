@@ -65,6 +65,11 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("OFF_BUFFER_LENGTH", ((_BUFFER, "length"),), needed=False),
     Wanted("OFF_INFO_INITIAL", (("vfio_precopy_info", "initial_bytes"),), needed=False),
     Wanted("OFF_INFO_DIRTY", (("vfio_precopy_info", "dirty_bytes"),), needed=False),
+    Wanted("OFF_MVDEV_SAVING", ((_DRIVER, "saving_migf"),), needed=False),
+    Wanted("OFF_MVDEV_RESUMING", ((_DRIVER, "resuming_migf"),), needed=False),
+    # A PCI driver's data is its vfio_pci_core_device.
+    Wanted("OFF_CORE_VDEV", (("vfio_pci_core_device", "vdev"),)),
+    Wanted("OFF_PCI_DRVDATA", (("pci_dev", "dev"), ("device", "driver_data")), needed=False),
 )
 
 
@@ -89,6 +94,21 @@ class Layouts:
     def has_precopy_info(self) -> bool:
         """Whether the driver knows vfio_precopy_info (Linux 6.2)."""
         return "OFF_INFO_INITIAL" in self.offsets and "OFF_INFO_DIRTY" in self.offsets
+
+    @property
+    def has_files(self) -> bool:
+        """Whether a device says which data files it has open."""
+        return "OFF_MVDEV_SAVING" in self.offsets and "OFF_MVDEV_RESUMING" in self.offsets
+
+    def why_not(self, probe: str) -> str:
+        """Say what ``probe`` needs and the driver lacks; "" if it can be attached."""
+        if probe == "precopy-ioctl" and not self.has_precopy_info:
+            return "this driver has no PRE_COPY"
+        if probe in ("session-end", "reset") and not self.has_files:
+            return "this driver's devices do not say which data files are open"
+        if probe == "reset" and "OFF_PCI_DRVDATA" not in self.offsets:
+            return "the driver's data of a PCI device is not found"
+        return ""
 
 
 def resolve(types: Types, source: str) -> Layouts:

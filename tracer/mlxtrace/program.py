@@ -50,9 +50,7 @@ def render(
     machine = machine or platform.machine()
     if machine not in SEVENTH_ARGUMENT:
         raise Error(f"tracing on {machine} is not supported (x86_64 and aarch64 are)")
-    names = {probe.name for probe in probes}
-    if not layouts.has_precopy_info:
-        names.discard("precopy-ioctl")
+    names = {probe.name for probe in probes if not layouts.why_not(probe.name)}
     template = resources.environment().get_template(TEMPLATE)
     return template.render(
         constants=_constants(layouts),
@@ -76,6 +74,7 @@ def _constants(layouts: Layouts) -> list[tuple[str, int]]:
         ("COUNTER_UNTRACKED", counters.UNTRACKED),
         ("COUNTER_PROBES", counters.FIRST_PROBE),
         ("FLAG_UNREADABLE", records.FLAG_UNREADABLE),
+        ("FLAG_ORDERED", records.FLAG_ORDERED),
         ("OPCODE_FIRST", Opcode.SUSPEND_VHCA),
         ("OPCODE_QUERY", Opcode.QUERY_VHCA_MIGRATION_STATE),
         ("OPCODE_SAVE", Opcode.SAVE_VHCA_STATE),

@@ -18,6 +18,8 @@ COMM_LENGTH = 16
 NAME_LENGTH = 40
 """Bytes of a device's name: a BDF, or the UUID of a mediated device, and a NUL."""
 VALUE_COUNT = 10
+TEXT_LENGTH = 8 * VALUE_COUNT
+"""Bytes of the text that ``value[]`` can hold, with its NUL."""
 
 _LAYOUT = struct.Struct(f"<QQIIHHi{COMM_LENGTH}s{VALUE_COUNT}Q")
 SIZE = _LAYOUT.size
@@ -25,6 +27,8 @@ SIZE = _LAYOUT.size
 
 FLAG_UNREADABLE = 1
 """The caller's vfio_precopy_info could not be read, so its sizes are unknown."""
+FLAG_ORDERED = 2
+"""It happened inside a SET_STATE."""
 
 
 class Kind(enum.IntEnum):
@@ -52,6 +56,14 @@ class Kind(enum.IntEnum):
     """start, opcode, op_mod, mailbox byte 8, size, status, syndrome, QUERY size, total, vhca_id."""
     LOST = 11
     """Made by the reader of the ring: records lost since tracing began."""
+    STACK = 12
+    """Addresses of a kernel stack, 0 after the last; never recorded: the reader makes FRAMEs."""
+    FRAME = 13
+    """Made by the reader of the ring: a function on the stack of the record that follows, text."""
+    RESET = 14
+    """A reset is done: mig_state, whether there is a saving file, whether a resuming one."""
+    SESSION_END = 15
+    """The driver takes the data files away: as RESET."""
 
 
 class Raw(NamedTuple):
@@ -71,6 +83,15 @@ class Raw(NamedTuple):
     def command_name(self) -> str:
         """The comm of the task on whose CPU the record was made."""
         return self.comm.split(b"\0", 1)[0].decode(errors="replace")
+
+
+_KIND_OFFSET = struct.calcsize("<QQII")
+
+
+def kind_of(data: bytes) -> int:
+    """The kind of the record in ``data``, without unpacking it."""
+    kind: int = struct.unpack_from("<H", data, _KIND_OFFSET)[0]
+    return kind
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)
@@ -102,11 +123,29 @@ def is_known(raw: Raw) -> bool:
 
 def device_name(raw: Raw) -> str:
     """The name that a DEVICE record carries."""
-    text = struct.pack(f"<{VALUE_COUNT}Q", *raw.value)[:NAME_LENGTH]
-    return text.split(b"\0", 1)[0].decode("ascii", errors="replace")
+    return _text(raw, NAME_LENGTH)
 
 
 def name_values(name: str) -> tuple[int, ...]:
     """The ``value[]`` of a DEVICE record for ``name``."""
-    text = name.encode()[: NAME_LENGTH - 1].ljust(8 * VALUE_COUNT, b"\0")
-    return struct.unpack(f"<{VALUE_COUNT}Q", text)
+    return _text_values(name, NAME_LENGTH)
+
+
+def frame(raw: Raw) -> str:
+    """The function that a FRAME record names."""
+    return _text(raw, TEXT_LENGTH)
+
+
+def frame_values(function: str) -> tuple[int, ...]:
+    """The ``value[]`` of a FRAME record; a longer text is cut."""
+    return _text_values(function, TEXT_LENGTH)
+
+
+def _text(raw: Raw, length: int) -> str:
+    text = struct.pack(f"<{VALUE_COUNT}Q", *raw.value)[:length]
+    return text.split(b"\0", 1)[0].decode("ascii", errors="replace")
+
+
+def _text_values(text: str, length: int) -> tuple[int, ...]:
+    data = text.encode()[: length - 1].ljust(TEXT_LENGTH, b"\0")
+    return struct.unpack(f"<{VALUE_COUNT}Q", data)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace import mailbox
-from mlxtrace.events import Command, End, Event, Ioctl, Load, Read, Save, State
+from mlxtrace.endings import Ending, Endings
+from mlxtrace.events import Abort, Command, End, Event, Ioctl, Load, Read, Save, State
 from mlxtrace.mailbox import Opcode, errno_name, state_name, status_name
 from mlxtrace.records import FLAG_UNREADABLE, Raw
 from mlxtrace.totals import Totals
@@ -63,6 +64,7 @@ class VfSession:
         self._query_bytes: int | None = None
         self._issued: dict[int, _Issue] = {}
         self._flows: dict[tuple[int, str], tuple[int, ...]] = {}
+        self._endings = Endings()
 
     def step(self, raw: Raw) -> Iterator[Event]:
         """The state machine goes on: the arc before is over, the next one begins."""
@@ -77,6 +79,7 @@ class VfSession:
             self._session += 1
             self.totals.sessions += 1
             self._images = self._loads = 0
+            self._endings.begin()
 
     def set_state(self, raw: Raw) -> Iterator[Event]:
         """A SET_STATE returned."""
@@ -219,11 +222,37 @@ class VfSession:
             remaining_bytes=remaining if is_query else None,
         )
 
+    def frame(self, raw: Raw) -> Iterator[Event]:
+        """A function on the stack of the record that comes next."""
+        self._endings.frame(raw)
+        return iter(())
+
+    def reset(self, raw: Raw) -> Iterator[Event]:
+        """A reset of the VF is done."""
+        return self._aborted(self._endings.reset(raw))
+
+    def session_end(self, raw: Raw) -> Iterator[Event]:
+        """The driver takes the data files away."""
+        return self._aborted(self._endings.session_end(raw))
+
     def finish(self, boot_ns: int) -> Iterator[Event]:
         """Tracing ended: SAVEs that are still open."""
         for issue in self._issued.values():
             yield self._unseen(issue, boot_ns, None)
         self._issued.clear()
+
+    def _aborted(self, ending: Ending | None) -> Iterator[Event]:
+        if ending is None:
+            return
+        yield Abort(
+            **self._who(ending.raw),
+            cause=ending.cause,
+            direction=ending.direction,
+            state=ending.state or self._state,
+            stack=ending.stack,
+        )
+        if ending.cause == "reset" and self._arc is None:
+            self._state = "RUNNING"
 
     def _arc_done(self, raw: Raw, at: int, errno: int) -> State:
         arc = self._arc

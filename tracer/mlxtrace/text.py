@@ -5,7 +5,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxtrace.events import Command, End, Event, Ioctl, Load, Lost, Read, Save, State, Summary
+from mlxtrace.events import (
+    Abort,
+    Command,
+    End,
+    Event,
+    Ioctl,
+    Load,
+    Lost,
+    Read,
+    Save,
+    State,
+    Summary,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +82,8 @@ class Text:
                 yield self._load(event)
             case Command() if self._verbose or event.errno or event.status:
                 yield self._command(event)
+            case Abort():
+                yield from self._abort(event)
             case Lost() if event.at_end:
                 yield from _losses(event)
             case Lost():
@@ -164,6 +178,13 @@ class Text:
         amount = "" if event.query_bytes is None else size(event.query_bytes)
         result = _firmware(event.status, event.status_name, event.error)
         return self._row(event, "CMD", what, amount, "", milliseconds(event.fw_ns), result)
+
+    def _abort(self, event: Abort) -> Iterator[str]:
+        side = "saving" if event.direction == "read" else "resuming"
+        what = f"{side} session ended in {event.state}"
+        yield self._wide(event, "ABORT", f"{what} by {event.comm}/{event.pid}", "", event.cause)
+        for frame in event.stack:
+            yield f"{'':<23} {frame[:75]}"
 
 
 def _result(error: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlxtrace.events import Command, End, Event, Ioctl, Load, Read, Save, State, Summary
+from mlxtrace.events import Abort, Command, End, Event, Ioctl, Load, Read, Save, State, Summary
 
 if TYPE_CHECKING:
     from mlxtrace.counters import Counters
@@ -37,6 +37,7 @@ class Totals:
     load_bytes: list[int] = field(default_factory=list)
     load_fw_ns: int = 0
     failed_arcs: int = 0
+    aborts: int = 0
     precopy_ns: int = 0
     stopped_ns: int = 0
     middle_bytes: int = 0
@@ -70,6 +71,12 @@ class Totals:
                     self.failed_loads += 1
                 else:
                     self.load_bytes.append(event.image_bytes)
+            case Abort():
+                self.aborts += 1
+                self._stopped_from = None
+                if self._precopy_from is not None:
+                    self.precopy_ns += event.boot_ns - self._precopy_from
+                    self._precopy_from = None
             case Command():
                 pass
 
@@ -111,6 +118,7 @@ class Totals:
             stopped_ns=self.stopped_ns,
             dirty_bytes_per_s=rate,
             failed_arcs=self.failed_arcs,
+            aborts=self.aborts,
             lost_records=counters.lost_records if counters else None,
             missed_returns=counters.missed_returns if counters else None,
             skipped=counters.skipped if counters else None,

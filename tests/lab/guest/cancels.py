@@ -16,6 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.lab.guest import faults
+
 from mlxlab import firmware
 from mlxtrace.vfio import Device, End, SavingStream, State, VfioError, errno_name
 
@@ -182,10 +184,32 @@ def run(vf: Device, case: Callable[[Device], dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def closed() -> dict[str, Any]:
+    """The device is closed in mid-session."""
+    before = counters()
+    with Device.open(SOURCE) as vf:
+        first_image(vf)
+    return {"counters": {key: value - before[key] for key, value in counters().items()}}
+
+
+def disabled() -> dict[str, Any]:
+    """The PF takes the VF away in mid-session; its driver gets it back at the end."""
+    before = counters()
+    firmware.apply(SOURCE, ["fault=save_initial disable_vf delay_us=100000"])
+    with Device.open(SOURCE) as vf, vf.save(State.PRE_COPY) as stream:
+        stream.wait(5)
+        read = answer(lambda: read_all(stream))
+    firmware.apply(SOURCE, ["fault=clear"])
+    faults.rebind(SOURCE)
+    after = counters()
+    return {"read": read, "counters": {key: value - before[key] for key, value in after.items()}}
+
+
 def main() -> None:
     """Run every case on one open device, so that nothing but the driver tidies up."""
     with Device.open(SOURCE) as vf:
         cases = {case.__name__: run(vf, case) for case in CASES}
+    cases |= {case.__name__: case() for case in (closed, disabled)}
     Path(sys.argv[1]).write_text(json.dumps({"cases": cases, "client": client}, indent=1))
 
 

@@ -73,7 +73,7 @@ without_module() {
 
 scenario traced traced
 scenario cancels mlxtrace precopy -d "$MLXLAB_VF0" -w trace.mlxrec \
-	-c "python $here/cancels.py cancels.json"
+	-c "env PYTHONPATH=$here/../../.. python -m tests.lab.guest.cancels cancels.json"
 scenario stop-copy migrate --no-precopy --json client.json
 scenario to-file mlxtrace migrate --source "$MLXLAB_VF0" --to state.mlxstream --json client.json
 scenario from-file mlxtrace migrate --from ../to-file/state.mlxstream --target "$MLXLAB_VF1" \

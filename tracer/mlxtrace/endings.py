@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ends of sessions that no SET_STATE asked for, and who caused them.
+
+A reset tells the driver that it is done, and the driver then takes the data files away: at once,
+or, while another thread is in the driver, when that one leaves. Both are seen, and make one end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlxtrace import records
+from mlxtrace.mailbox import state_name
+from mlxtrace.records import FLAG_ORDERED, Raw
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# The driver's function on the stack tells the cause. The unlocking one carries out a reset that
+# was put off.
+_CAUSES = (
+    ("mlx5fv_vf_event", "vf-disabled"),
+    ("mlx5vf_pci_aer_reset_done", "reset"),
+    ("mlx5vf_pci_close_device", "close"),
+    ("mlx5vf_state_mutex_unlock", "reset"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An end that nobody ordered.
+
+    Attributes:
+        raw: the record of whoever caused it.
+        cause: ``reset``, ``close``, ``vf-disabled``, or ``unknown``.
+        state: the state that it met; "" if that is not known.
+        direction: ``read`` for a saving session, ``write`` for a resuming one.
+        stack: the kernel functions that led there, the innermost first.
+    """
+
+    raw: Raw
+    cause: str
+    state: str
+    direction: str
+    stack: list[str]
+
+
+class Endings:
+    """Collects the records of one VF's ends; each method returns an end that is complete."""
+
+    def __init__(self) -> None:
+        self._frames: list[Raw] = []
+        self._reset: tuple[Raw, list[str]] | None = None
+
+    def frame(self, raw: Raw) -> None:
+        """One more function on the stack of the record that comes next."""
+        self._frames.append(raw)
+
+    def reset(self, raw: Raw) -> Ending | None:
+        """A reset is done."""
+        stack = self._take_frames(raw)
+        self._reset = raw, stack
+        if not _is_live(raw):
+            return None
+        return _ending(raw, "reset", state_name(raw.value[0]), stack, raw)
+
+    def session_end(self, raw: Raw) -> Ending | None:
+        """The driver takes the data files away."""
+        stack = self._take_frames(raw)
+        reset, self._reset = self._reset, None
+        if reset is not None:
+            told, of_reset = reset
+            if _is_live(told):
+                return None
+            return _ending(told, "reset", "", of_reset, raw)
+        if raw.flags & FLAG_ORDERED:
+            return None
+        cause = _cause(stack)
+        # The driver has set the state back before it takes the files away.
+        state = "" if cause == "reset" else state_name(raw.value[0])
+        return _ending(raw, cause, state, stack, raw)
+
+    def begin(self) -> None:
+        """A session begins: a reset before it is none of its own."""
+        self._reset = None
+
+    def _take_frames(self, raw: Raw) -> list[str]:
+        """The stack of ``raw``: frames of a record that was lost are another thread's."""
+        frames, self._frames = self._frames, []
+        return [records.frame(frame) for frame in frames if frame.tid == raw.tid]
+
+
+def _is_live(raw: Raw) -> bool:
+    return bool(raw.value[1] or raw.value[2])
+
+
+def _ending(who: Raw, cause: str, state: str, stack: list[str], files: Raw) -> Ending:
+    direction = "read" if files.value[1] else "write"
+    return Ending(who._replace(boot_ns=files.boot_ns), cause, state, direction, stack)
+
+
+def _cause(stack: Sequence[str]) -> str:
+    names = {frame.split("+", 1)[0] for frame in stack}
+    return next((cause for name, cause in _CAUSES if name in names), "unknown")
