@@ -100,6 +100,50 @@ def test_every_byte_read_and_written_is_accounted_for(suite: Suite) -> None:
     assert read == written == client["read_bytes"] == client["written_bytes"]
 
 
+def test_calls_are_sorted_by_size_and_time(suite: Suite) -> None:
+    traced = suite["traced"]
+    for direction, bdf, key in (("read", VF0, "read_calls"), ("write", VF1, "write_calls")):
+        for measure in ("size_bytes", "latency_ns"):
+            counts = [
+                event["counts"]
+                for event in events(traced, "histogram", bdf)
+                if (event["direction"], event["measure"]) == (direction, measure)
+            ]
+            assert sum(map(sum, counts)) == summary(traced, bdf)[key] > 0
+    # The client reads and writes 1 MiB at a time.
+    sizes = [e["counts"] for e in events(traced, "histogram", VF0) if e["measure"] == "size_bytes"]
+    assert max(map(len, sizes)) == 21
+
+
+def test_every_image_is_followed_to_the_reader(suite: Suite) -> None:
+    traced = suite["traced"]
+    saves = events(traced, "save", VF0)
+    drains = events(traced, "drain", VF0)
+    assert [drain["image"] for drain in drains] == [save["image"] for save in saves]
+    end = 0
+    for save, drain in zip(saves, drains, strict=True):
+        assert drain["kind"] == save["kind"]
+        assert drain["fw_ns"] == save["fw_ns"]
+        assert drain["start_bytes"] >= end
+        end = drain["end_bytes"]
+        assert end - drain["start_bytes"] - save["image_bytes"] in range(64)
+        if save["callback_seen"]:
+            assert drain["ready_boot_ns"] == save["boot_ns"]
+            assert (
+                drain["ready_boot_ns"] + drain["queued_ns"] + drain["drain_ns"]
+                <= (drain["boot_ns"])
+            )
+    assert end == summary(traced, VF0)["read_bytes"]
+
+
+def test_each_temporary_end_has_a_reason(suite: Suite) -> None:
+    saved = summary(suite["traced"], VF0)
+    reasons = ("idle", "in_flight", "fallback", "unasked")
+    parts = [saved[f"temporary_ends_{reason}"] for reason in reasons]
+    assert sum(parts) == saved["temporary_ends"] > 0
+    assert saved["temporary_ends_fallback"] == 0
+
+
 def test_the_parts_of_a_save_add_up(suite: Suite) -> None:
     saves = events(suite["traced"], "save", VF0)
     assert [save["kind"] for save in saves][:1] == ["initial"]

@@ -47,6 +47,8 @@ def flow(at: int, size: int, direction: str = "read") -> Read:
         busy_ns=0,
         first_boot_ns=at,
         last_boot_ns=at,
+        position_bytes=None,
+        gap_bytes=None,
     )
 
 
@@ -57,7 +59,10 @@ def empty(at: int) -> StreamEnd:
         session=1,
         direction="read",
         kind="temporary",
+        reason="idle",
         calls=3,
+        position_bytes=None,
+        gap_bytes=None,
         errno=0,
         error="",
     )

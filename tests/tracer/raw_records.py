@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import errno
 
-from mlxtrace import records
+from mlxtrace import flows, records
 from mlxtrace.mailbox import STATES, Opcode
-from mlxtrace.records import Kind, Raw
+from mlxtrace.records import FLAG_POSITION, Kind, Raw
 
 STEP_NS = 1000
+# The arcs that open a data file.
+_STREAMS = (("RUNNING", "PRE_COPY"), ("STOP", "STOP_COPY"), ("STOP", "RESUMING"))
 
 
 class Clock:
@@ -32,7 +34,10 @@ class Vf:
         self.vdev = vdev
         self.work = vdev + 408
         self.out = out
-        self.flows = {Kind.READ: [0] * 10, Kind.WRITE: [0] * 10}
+        self.flows = {Kind.READ: [0] * 9, Kind.WRITE: [0] * 9}
+        self.positions = {Kind.READ: 0, Kind.WRITE: 0}
+        self.last_errno = 0
+        self.last_issue = 0
         self.put(Kind.DEVICE, *records.name_values(bdf))
 
     def put(self, kind: Kind, *value: int, result: int = 0, flags: int = 0, tid: int = 8124) -> int:
@@ -47,6 +52,8 @@ class Vf:
         at = self.clock.now
         asked = asked or new
         self.put(Kind.STEP, *map(STATES.index, (old, asked, new)), at)
+        if (old, new) in _STREAMS:
+            self.positions = dict.fromkeys(self.positions, 0)
 
     def set_state(self, asked: str, result: int = 0) -> None:
         """A SET_STATE returns."""
@@ -83,7 +90,8 @@ class Vf:
         """A SAVE is issued; return the time."""
         entered = self.clock.now - 200
         value = (self.work, size, 0x1100, flags, entered, 7, STATES.index(state))
-        return self.put(Kind.SAVE_ISSUE, *value)
+        self.last_issue = self.put(Kind.SAVE_ISSUE, *value)
+        return self.last_issue
 
     def done(self, size: int, status: int = 0, syndrome: int = 0, result: int = 0) -> None:
         """Its callback runs."""
@@ -125,12 +133,27 @@ class Vf:
         total[3], total[4] = before, before + 500
         for index, name in enumerate(("temporary", "final", "again", "errors"), 5):
             total[index] += ends.get(name, 0)
-        total[9] = ends.get("errno", total[9])
-        self.put(kind, *total)
+        self.last_errno = ends.get("errno", self.last_errno)
+        self.positions[kind] += size
+        value = (*total, self.positions[kind])
+        self.put(kind, *value, result=-self.last_errno, flags=FLAG_POSITION)
 
     def read(self, calls: int = 0, size: int = 0, **ends: int) -> None:
         """Reads of the stream."""
         self.flow(Kind.READ, calls, size, **ends)
+
+    def drained(self, start: int, end: int, *, behind: int = 0, unseen: bool = False) -> None:
+        """The image of the last SAVE was read to its end, 700 ns after the first read of it."""
+        ready = 0 if unseen else self.clock.now - 500
+        begun = self.clock.now + STEP_NS - 700
+        self.put(Kind.DRAINED, self.last_issue, ready, begun, start, end, int(behind > 0), behind)
+
+    def histogram(self, direction: int, measure: int, counts: dict[int, int]) -> None:
+        """The totals of a histogram, by the power of two, as the reader of the ring tells them."""
+        totals = tuple(counts.get(power, 0) for power in range(records.BUCKETS))
+        for record in flows.histogram_records(self.vdev, direction, measure, totals):
+            raw = records.unpack(record)
+            self.put(Kind.HISTOGRAM, *raw.value, flags=raw.flags)
 
     def write(self, calls: int = 0, size: int = 0, **ends: int) -> None:
         """Writes of the stream."""
@@ -149,12 +172,16 @@ def source_migrates(vf: Vf) -> None:
     vf.done(8192)
     vf.ioctl(8232, 0)
     vf.read(3, 8232, temporary=1)
+    vf.drained(24, 8232)
+    at = 8232
     for size in (523, 541):
         vf.query(size)
         vf.issue(MIDDLE, state="PRE_COPY")
         vf.ioctl(0, size)
         vf.done(size)
         vf.read(1, size + 16, temporary=1)
+        vf.drained(at, at + size + 16)
+        at += size + 16
     vf.go("PRE_COPY", "PRE_COPY_P2P")
     vf.arc("PRE_COPY_P2P", "STOP_COPY")
     vf.command(Opcode.SUSPEND_VHCA, op_mod=1)
@@ -163,6 +190,8 @@ def source_migrates(vf: Vf) -> None:
     vf.set_state("STOP_COPY")
     vf.done(257)
     vf.read(1, 273, final=1)
+    vf.drained(at, at + 273)
+    vf.histogram(0, 0, {9: 2, 12: 4})
     vf.go("STOP_COPY", "STOP")
 
 

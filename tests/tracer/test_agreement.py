@@ -38,12 +38,14 @@ def client(**changes: Any) -> dict[str, Any]:
 def events(**changes: Any) -> list[dict[str, Any]]:
     """The closing events of a trace; a change goes to whichever event has the key."""
     source = {"type": "summary", "bdf": SOURCE, "failed_saves": 0} | SHARED
+    source |= {"drained_images": 4, "gap_bytes": 0}
     target = {
         "type": "summary",
         "bdf": TARGET,
         "written_bytes": 4283,
         "load_bytes": SIZES,
         "failed_loads": 0,
+        "gap_bytes": 0,
     }
     lost = {"type": "lost", "lost_records": 0, "missed_returns": 0}
     result: list[dict[str, Any]] = [source, target, lost]
@@ -62,6 +64,8 @@ def test_two_witnesses_of_the_same_migration_agree() -> None:
     "change",
     [
         {"images": 5},
+        {"drained_images": 3},
+        {"gap_bytes": 1},
         {"initial_images": 0},
         {"middle_images": 3},
         {"final_images": 2},

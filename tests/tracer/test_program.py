@@ -26,7 +26,7 @@ typedef unsigned long long u64; typedef unsigned int u32; typedef unsigned short
 struct kobject { const char *name; };
 struct device { long before[3]; struct kobject kobj; void *driver_data; };
 struct pci_dev { long before[2]; struct device dev; };
-struct file { char mode[40]; void *private_data; };
+struct file { char mode[40]; void *private_data; long long f_pos; };
 struct vfio_device { struct device *dev; };
 struct vfio_pci_core_device { u64 pad; struct vfio_device vdev; };
 struct mlx5_core_dev;
@@ -60,6 +60,7 @@ EXPECTED = {
     "OFF_MVDEV_STATE": 20,
     "OFF_MVDEV_MDEV": 24,
     "OFF_FILE_PRIVATE": 40,
+    "OFF_FILE_POS": 48,
     "OFF_MIGF_POSITION": 16,
     "OFF_MIGF_MVDEV": 40,
     "OFF_MIGF_WORK": 56,

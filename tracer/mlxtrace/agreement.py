@@ -81,9 +81,17 @@ def compare(client: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> l
         Row("image sizes, bytes: saved", sizes, saved, sizes == saved),
         Row("image sizes, bytes: loaded", sizes, loaded, sizes == loaded),
         Row("bytes written", client["written_bytes"], written, client["written_bytes"] == written),
+        Row(
+            "images read to their end",
+            client["images"],
+            source["drained_images"],
+            client["images"] == source["drained_images"],
+        ),
         _clean("SAVEs that failed", source["failed_saves"]),
         _clean("LOADs that failed", target["failed_loads"]),
     ]
+    skipped = source["gap_bytes"] + target["gap_bytes"]
+    rows.append(_clean("bytes that a file skipped", skipped))
     lost = next((event for event in reversed(events) if event["type"] == "lost"), None)
     if lost is None:
         raise Error("the trace has no closing line: it was cut")

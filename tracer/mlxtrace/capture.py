@@ -20,6 +20,7 @@ from genbindings.errors import Error
 from mlxtrace import counters, fentry, host, program, records
 from mlxtrace.catalogue import PROBES, Probe
 from mlxtrace.counters import Counters, ProbeCounts
+from mlxtrace.flows import Flows, own_record
 from mlxtrace.kprobe import Attacher, Attachment, is_absent
 from mlxtrace.probetable import ATTACHED, ProbeState
 
@@ -29,19 +30,9 @@ if TYPE_CHECKING:
 
     from mlxtrace.layout import Layouts
 
-_FLOW_FIELDS = (
-    "calls",
-    "bytes",
-    "busy_ns",
-    "first_ns",
-    "last_ns",
-    "temporary",
-    "final",
-    "again",
-    "errors",
-    "last_error",
-)
 _QUIET_TRIES = 20
+# What a session may end with.
+_MAY_END = (records.Kind.SET_STATE, records.Kind.SESSION_END)
 
 
 def load_bcc() -> ModuleType:
@@ -99,6 +90,7 @@ class Capture:
         self._attached: dict[str, list[Attachment]] = {}
         self._attacher: Attacher | None = None
         self._bpf: Any = None
+        self._flows: Flows | None = None
         self._chunks: list[bytes] = []
         self._lost = 0
         self._armed_ns = 0
@@ -125,6 +117,7 @@ class Capture:
             for index in range(len(key.word)):
                 key.word[index] = words[index]
             table[key] = table.Leaf(1)
+        self._flows = Flows(self._bpf["devices"])
         self._bpf["events"].open_ring_buffer(self._receive)
         states = [self._attach(bcc, probe) for probe in self._probes]
         self._armed_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -137,7 +130,7 @@ class Capture:
         lost = self._counter(counters.LOST)
         if lost > self._lost:
             self._lost = lost
-            self._chunks.append(self._own_record(records.Kind.LOST, 0, (lost,)))
+            self._chunks.append(own_record(records.Kind.LOST, 0, (lost,)))
         chunk = b"".join(self._chunks)
         self._chunks.clear()
         return chunk
@@ -150,16 +143,19 @@ class Capture:
                 self._require_attacher().detach(attachment)
         self._attached.clear()
         self._bpf.ring_buffer_consume()
-        self._chunks.extend(self._rest_of_flows())
+        self._chunks.extend(self._require_flows().rest())
         return self.poll(0), result
 
     def _receive(self, _context: object, data: int, _size: int) -> int:
         # The ring rounds sizes up to 8; a record is 128.
         chunk = ctypes.string_at(data, records.SIZE)
-        if records.kind_of(chunk) == records.Kind.STACK:
+        kind = records.kind_of(chunk)
+        if kind == records.Kind.STACK:
             self._chunks.extend(self._frames(records.unpack(chunk)))
-        else:
-            self._chunks.append(chunk)
+            return 0
+        self._chunks.append(chunk)
+        if kind in _MAY_END:
+            self._chunks.extend(self._require_flows().histograms(records.unpack(chunk).vdev))
         return 0
 
     def _frames(self, raw: records.Raw) -> Iterator[bytes]:
@@ -223,10 +219,9 @@ class Capture:
         assert self._attacher is not None, "start() first"
         return self._attacher
 
-    def _own_record(self, kind: records.Kind, vdev: int, value: tuple[int, ...]) -> bytes:
-        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        task = os.getpid()
-        return records.pack(records.Raw(now, vdev, task, task, kind, 0, 0, b"mlxtrace", value))
+    def _require_flows(self) -> Flows:
+        assert self._flows is not None, "start() first"
+        return self._flows
 
     def _counter(self, index: int) -> int:
         return int(self._bpf["counters"][ctypes.c_int(index)].value)
@@ -262,22 +257,6 @@ class Capture:
             if call.start_ns >= self._armed_ns and Path(f"/proc/{thread}").exists():
                 found[probe] = found.get(probe, 0) + 1
         return found
-
-    def _rest_of_flows(self) -> Iterator[bytes]:
-        for key, device in self._bpf["devices"].items():
-            if not device.wanted:
-                continue
-            for flow, kind in zip(
-                device.flow, (records.Kind.READ, records.Kind.WRITE), strict=True
-            ):
-                total = flow.calls + flow.temporary + flow.final + flow.again + flow.errors
-                if total == flow.reported:
-                    continue
-                if not device.announced:
-                    device.announced = 1
-                    yield self._own_record(records.Kind.DEVICE, key.value, tuple(device.name))
-                value = tuple(int(getattr(flow, name)) for name in _FLOW_FIELDS)
-                yield self._own_record(kind, key.value, value)
 
 
 def _compile(bcc: ModuleType, text: str) -> Any:

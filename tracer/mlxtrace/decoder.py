@@ -40,6 +40,8 @@ class Decoder:
             Kind.SAVE_DONE: VfSession.save_done,
             Kind.SAVE_UNSEEN: VfSession.save_unseen,
             Kind.COMMAND: VfSession.command,
+            Kind.DRAINED: VfSession.drained,
+            Kind.HISTOGRAM: VfSession.histogram,
             Kind.FRAME: VfSession.frame,
             Kind.RESET: VfSession.reset,
             Kind.SESSION_END: VfSession.session_end,

@@ -122,6 +122,8 @@ class Read(Event):
     busy_ns: int
     first_boot_ns: int
     last_boot_ns: int
+    position_bytes: int | None
+    gap_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +135,44 @@ class End(Event):
     session: int
     direction: str
     kind: str
+    reason: str
     calls: int
+    position_bytes: int | None
+    gap_bytes: int | None
     errno: int
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain(Event):
+    """An image was read to its end: the parts of its time, from the driver to the reader."""
+
+    type: ClassVar[str] = "drain"
+
+    session: int
+    image: int | None
+    kind: str
+    start_bytes: int
+    end_bytes: int
+    wait_ns: int | None
+    fw_ns: int | None
+    ready_boot_ns: int | None
+    queued_ns: int | None
+    drain_ns: int
+    images_behind: int
+    bytes_behind: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram(Event):
+    """The data reads or writes of a VF since its last such event, by powers of two."""
+
+    type: ClassVar[str] = "histogram"
+
+    session: int
+    direction: str
+    measure: str
+    counts: list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +273,10 @@ class Summary(Event):
     ioctls: int
     failed_ioctls: int
     temporary_ends: int
+    temporary_ends_idle: int
+    temporary_ends_in_flight: int
+    temporary_ends_fallback: int
+    temporary_ends_unasked: int
     final_ends: int
     stream_errors: int
     loads: int
@@ -245,6 +286,10 @@ class Summary(Event):
     save_fw_p50_ns: int | None
     save_fw_max_ns: int | None
     wait_ns: int
+    drained_images: int
+    queued_ns: int
+    drain_ns: int
+    gap_bytes: int
     precopy_ns: int
     stopped_ns: int
     dirty_bytes_per_s: int | None

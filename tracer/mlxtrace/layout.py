@@ -56,6 +56,7 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("OFF_MVDEV_VHCA", ((_DRIVER, "vhca_id"),)),
     Wanted("OFF_MVDEV_STATE", ((_DRIVER, "mig_state"),)),
     Wanted("OFF_FILE_PRIVATE", (("file", "private_data"),)),
+    Wanted("OFF_FILE_POS", (("file", "f_pos"),)),
     Wanted("OFF_MIGF_MVDEV", ((_FILE, "mvdev"),)),
     # 6.2 replaced the single image's total_length by a queue of buffers and its end, max_pos.
     Wanted("OFF_MIGF_POSITION", ((_FILE, ("max_pos", "total_length")),)),

@@ -54,6 +54,7 @@ def render(
     template = resources.environment().get_template(TEMPLATE)
     return template.render(
         constants=_constants(layouts),
+        buckets=records.BUCKETS,
         counter_count=counters.COUNT,
         filtered=filtered,
         has_buffers=layouts.has_buffers,
@@ -75,6 +76,7 @@ def _constants(layouts: Layouts) -> list[tuple[str, int]]:
         ("COUNTER_PROBES", counters.FIRST_PROBE),
         ("FLAG_UNREADABLE", records.FLAG_UNREADABLE),
         ("FLAG_ORDERED", records.FLAG_ORDERED),
+        ("FLAG_POSITION", records.FLAG_POSITION),
         ("OPCODE_FIRST", Opcode.SUSPEND_VHCA),
         ("OPCODE_QUERY", Opcode.QUERY_VHCA_MIGRATION_STATE),
         ("OPCODE_SAVE", Opcode.SAVE_VHCA_STATE),

@@ -29,6 +29,16 @@ FLAG_UNREADABLE = 1
 """The caller's vfio_precopy_info could not be read, so its sizes are unknown."""
 FLAG_ORDERED = 2
 """It happened inside a SET_STATE."""
+FLAG_POSITION = 4
+"""A READ or WRITE has the file's position in place of the last errno, which is its result."""
+FLAG_LAST = 8
+"""The last HISTOGRAM record of one histogram."""
+
+BUCKETS = 32
+"""Powers of two that a histogram counts; what is larger is in the last."""
+HISTOGRAM_COUNTS = VALUE_COUNT - 1
+MEASURES = ("size_bytes", "latency_ns")
+"""What histograms there are of each direction, by their number in a record."""
 
 
 class Kind(enum.IntEnum):
@@ -43,7 +53,7 @@ class Kind(enum.IntEnum):
     IOCTL = 4
     """command, start, initial bytes, dirty bytes."""
     READ = 5
-    """Totals: calls, bytes, busy ns, first, last, ENOMSG, 0, EAGAIN, errors, last errno."""
+    """Totals: calls, bytes, busy ns, first, last, ENOMSG, 0, EAGAIN, errors, file position."""
     WRITE = 6
     """As READ, of the resuming side."""
     SAVE_ISSUE = 7
@@ -64,6 +74,12 @@ class Kind(enum.IntEnum):
     """A reset is done: mig_state, whether there is a saving file, whether a resuming one."""
     SESSION_END = 15
     """The driver takes the data files away: as RESET."""
+    DRAINED = 16
+    """issue, ready (0: unseen), first read, its start and end in the stream, images and bytes
+    behind it; it was read to its end."""
+    HISTOGRAM = 17
+    """Made by the reader of the ring, totals: direction (0 read, 1 write) | measure << 8 | first
+    bucket << 16, the counts of that bucket and of those after it."""
 
 
 class Raw(NamedTuple):

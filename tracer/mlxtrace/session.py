@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace import mailbox
+from mlxtrace.datapath import DataPath
 from mlxtrace.endings import Ending, Endings
-from mlxtrace.events import Abort, Command, End, Event, Ioctl, Load, Read, Save, State
+from mlxtrace.events import Abort, Command, Event, Ioctl, Load, Save, State
 from mlxtrace.mailbox import Opcode, errno_name, state_name, status_name
 from mlxtrace.records import FLAG_UNREADABLE, Raw
 from mlxtrace.totals import Totals
@@ -63,7 +64,7 @@ class VfSession:
         self._loads = 0
         self._query_bytes: int | None = None
         self._issued: dict[int, _Issue] = {}
-        self._flows: dict[tuple[int, str], tuple[int, ...]] = {}
+        self._data = DataPath(bdf)
         self._endings = Endings()
 
     def step(self, raw: Raw) -> Iterator[Event]:
@@ -80,6 +81,7 @@ class VfSession:
             self.totals.sessions += 1
             self._images = self._loads = 0
             self._endings.begin()
+            self._data.begin(self._session)
 
     def set_state(self, raw: Raw) -> Iterator[Event]:
         """A SET_STATE returned."""
@@ -103,6 +105,7 @@ class VfSession:
 
     def ioctl(self, raw: Raw) -> Iterator[Event]:
         """A call of the pre-copy ioctl returned."""
+        self._data.asked()
         known = not raw.result and not raw.flags & FLAG_UNREADABLE
         yield Ioctl(
             **self._who(raw),
@@ -114,42 +117,16 @@ class VfSession:
         )
 
     def flow(self, raw: Raw, direction: str) -> Iterator[Event]:
-        """A snapshot of the read or write totals: what came since the last one."""
-        # A VF that was bound again is another device to the kernel: its totals begin anew.
-        key = (raw.vdev, direction)
-        before = self._flows.get(key, (0,) * len(raw.value))
-        delta = [max(0, now - then) for now, then in zip(raw.value, before, strict=True)]
-        self._flows[key] = raw.value
-        calls, size, busy = delta[:3]
-        if calls > 0:
-            yield Read(
-                bdf=self.bdf,
-                boot_ns=raw.boot_ns,
-                session=self._session,
-                direction=direction,
-                calls=calls,
-                bytes=size,
-                busy_ns=busy,
-                first_boot_ns=raw.value[3],
-                last_boot_ns=raw.value[4],
-            )
-        for kind, number, errno in (
-            ("temporary", delta[5], 0),
-            ("final", delta[6], 0),
-            ("again", delta[7], 0),
-            ("error", delta[8], raw.value[9]),
-        ):
-            if number > 0:
-                yield End(
-                    bdf=self.bdf,
-                    boot_ns=raw.boot_ns,
-                    session=self._session,
-                    direction=direction,
-                    kind=kind,
-                    calls=number,
-                    errno=errno,
-                    error=errno_name(errno),
-                )
+        """A snapshot of the read or write totals."""
+        return self._data.flow(raw, direction, in_flight=bool(self._issued))
+
+    def drained(self, raw: Raw) -> Iterator[Event]:
+        """An image was read to its end."""
+        return self._data.drained(raw)
+
+    def histogram(self, raw: Raw) -> Iterator[Event]:
+        """A part of a histogram of reads or writes."""
+        return self._data.histogram(raw)
 
     def save_issue(self, raw: Raw) -> Iterator[Event]:
         """A SAVE goes to the firmware."""
@@ -173,7 +150,7 @@ class VfSession:
         # For a status of the firmware the driver gets EREMOTEIO, which says less.
         errno = -raw.result if raw.result and not status else 0
         failed = bool(status or errno)
-        yield Save(
+        save = Save(
             **self._issue_keys(issue, raw),
             image_bytes=None if failed else size,
             issue_boot_ns=began,
@@ -186,12 +163,16 @@ class VfSession:
             errno=errno,
             error=errno_name(errno),
         )
+        self._data.saved(began or 0, save)
+        yield save
 
     def save_unseen(self, raw: Raw) -> Iterator[Event]:
         """A SAVE turned out to be complete without its callback having been seen."""
         issue = self._issued.pop(raw.value[0], None)
         if issue is not None:
-            yield self._unseen(issue, raw.boot_ns, _unseen_size(raw))
+            save = self._unseen(issue, raw.boot_ns, _unseen_size(raw))
+            self._data.saved(issue.raw.boot_ns, save)
+            yield save
 
     def command(self, raw: Raw) -> Iterator[Event]:
         """A command other than SAVE returned."""

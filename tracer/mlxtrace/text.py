@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from mlxtrace.events import (
     Abort,
     Command,
+    Drain,
     End,
     Event,
+    Histogram,
     Ioctl,
     Load,
     Lost,
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 _COLUMNS = "{:>9} {:<12} {:<5} {:<29} {:>9} {:>8} {:>9} {}"
 # WHAT, SIZE and WAIT in one.
 _WIDE_COLUMNS = "{:>9} {:<12} {:<5} {:<48} {:>9} {}"
+
+_NO_DATA = {
+    "idle": "no data: idle",
+    "save-in-flight": "no data: SAVE in flight",
+    "fallback": "no data: fallback",
+    "nobody-asked": "no data: nobody asked",
+}
 
 
 def header() -> str:
@@ -78,6 +87,10 @@ class Text:
                 yield self._read(event)
             case End() if self._verbose or event.kind != "again":
                 yield self._end(event)
+            case Drain() if self._verbose:
+                yield self._drain(event)
+            case Histogram() if self._verbose:
+                yield from self._histogram(event)
             case Load():
                 yield self._load(event)
             case Command() if self._verbose or event.errno or event.status:
@@ -153,13 +166,29 @@ class Text:
 
     def _end(self, event: End) -> str:
         what, result = {
-            "temporary": ("no data for now", "ENOMSG"),
+            "temporary": (_NO_DATA.get(event.reason, "no data for now"), "ENOMSG"),
             "final": ("end of stream", "0"),
             "again": ("no data yet", "EAGAIN"),
         }.get(event.kind, (f"{event.direction} failed", event.error))
         if event.calls > 1:
             what += f", {event.calls} times"
         return self._row(event, "END", what, result=result)
+
+    def _drain(self, event: Drain) -> str:
+        what = f"{event.image or '-'} {event.kind}, {size(event.bytes_behind)} behind"
+        amount = size(event.end_bytes - event.start_bytes)
+        queued = milliseconds(event.queued_ns)
+        return self._row(event, "DRAIN", what, amount, queued, milliseconds(event.drain_ns))
+
+    def _histogram(self, event: Histogram) -> Iterator[str]:
+        measure = event.measure.replace("_", " in ")
+        yield self._row(event, "HIST", f"{event.direction} {measure}")
+        most = max(event.counts)
+        first = next(power for power, count in enumerate(event.counts) if count)
+        for power, count in enumerate(event.counts[first:], first):
+            low, high = 1 << power, (2 << power) - 1
+            bar = "*" * (30 * count // most)
+            yield f"{'':<23} {low if power else 0:>10} -> {high:<10} : {count:<9} |{bar:<30}|"
 
     def _load(self, event: Load) -> str:
         result = _firmware(event.status, event.status_name, event.error)

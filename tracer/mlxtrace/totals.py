@@ -6,7 +6,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlxtrace.events import Abort, Command, End, Event, Ioctl, Load, Read, Save, State, Summary
+from mlxtrace.events import (
+    Abort,
+    Command,
+    Drain,
+    End,
+    Event,
+    Ioctl,
+    Load,
+    Read,
+    Save,
+    State,
+    Summary,
+)
 
 if TYPE_CHECKING:
     from mlxtrace.counters import Counters
@@ -30,6 +42,11 @@ class Totals:
     calls: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    gaps: dict[tuple[int, str], int] = field(default_factory=dict)
+    drained_images: int = 0
+    queued_ns: int = 0
+    drain_ns: int = 0
     ioctls: int = 0
     failed_ioctls: int = 0
     loads: int = 0
@@ -59,11 +76,18 @@ class Totals:
             case Read():
                 self.calls[event.direction] = self.calls.get(event.direction, 0) + event.calls
                 self.bytes[event.direction] = self.bytes.get(event.direction, 0) + event.bytes
+                self._gap(event)
             case End():
                 self.ends[event.kind] = self.ends.get(event.kind, 0) + event.calls
+                self.reasons[event.reason] = self.reasons.get(event.reason, 0) + event.calls
+                self._gap(event)
                 if event.kind == "final" and self._stopped_from is not None:
                     self.stopped_ns += event.boot_ns - self._stopped_from
                     self._stopped_from = None
+            case Drain():
+                self.drained_images += 1
+                self.queued_ns += event.queued_ns or 0
+                self.drain_ns += event.drain_ns
             case Load():
                 self.loads += 1
                 self.load_fw_ns += event.fw_ns
@@ -105,6 +129,10 @@ class Totals:
             ioctls=self.ioctls,
             failed_ioctls=self.failed_ioctls,
             temporary_ends=self.ends.get("temporary", 0),
+            temporary_ends_idle=self.reasons.get("idle", 0),
+            temporary_ends_in_flight=self.reasons.get("save-in-flight", 0),
+            temporary_ends_fallback=self.reasons.get("fallback", 0),
+            temporary_ends_unasked=self.reasons.get("nobody-asked", 0),
             final_ends=self.ends.get("final", 0),
             stream_errors=self.ends.get("error", 0),
             loads=self.loads,
@@ -114,6 +142,10 @@ class Totals:
             save_fw_p50_ns=times[(len(times) - 1) // 2] if times else None,
             save_fw_max_ns=times[-1] if times else None,
             wait_ns=self.wait_ns,
+            drained_images=self.drained_images,
+            queued_ns=self.queued_ns,
+            drain_ns=self.drain_ns,
+            gap_bytes=sum(abs(gap) for gap in self.gaps.values()),
             precopy_ns=self.precopy_ns,
             stopped_ns=self.stopped_ns,
             dirty_bytes_per_s=rate,
@@ -124,6 +156,10 @@ class Totals:
             skipped=counters.skipped if counters else None,
             incomplete_saves=self.incomplete_saves,
         )
+
+    def _gap(self, event: Read | End) -> None:
+        if event.gap_bytes is not None:
+            self.gaps[event.session, event.direction] = event.gap_bytes
 
     def _state(self, event: State) -> None:
         if event.errno:

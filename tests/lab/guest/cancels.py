@@ -197,8 +197,10 @@ def disabled() -> dict[str, Any]:
     before = counters()
     firmware.apply(SOURCE, ["fault=save_initial disable_vf delay_us=100000"])
     with Device.open(SOURCE) as vf, vf.save(State.PRE_COPY) as stream:
-        stream.wait(5)
-        read = answer(lambda: read_all(stream))
+        read = "ok"
+        while read == "ok":
+            stream.wait(5)
+            read = answer(lambda: read_all(stream))
     firmware.apply(SOURCE, ["fault=clear"])
     faults.rebind(SOURCE)
     after = counters()

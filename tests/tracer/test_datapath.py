@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The stream: why there was no data, whether bytes were missed, how long images waited."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+
+from mlxtrace import records
+from mlxtrace.counters import Counters
+from mlxtrace.decoder import Decoder
+from mlxtrace.events import Drain, End, Event, Histogram, Read, Summary
+from mlxtrace.records import BUCKETS, Kind, Raw
+from mlxtrace.text import Text
+
+from .raw_records import FINAL, INITIAL, MIDDLE, Clock, Vf, source_migrates
+
+BDF = "0000:01:00.1"
+SomeEvent = TypeVar("SomeEvent", bound=Event)
+
+
+@pytest.fixture
+def vf() -> Vf:
+    return Vf(Clock(), BDF, 0x1000, [])
+
+
+def events(vf: Vf, kind: type[SomeEvent]) -> list[SomeEvent]:
+    decoder = Decoder()
+    found = list(decoder.feed(b"".join(vf.out)))
+    found += decoder.finish(Counters())
+    return [event for event in found if isinstance(event, kind)]
+
+
+def reasons(vf: Vf) -> list[tuple[str, int]]:
+    return [(end.reason, end.calls) for end in events(vf, End)]
+
+
+def test_why_there_is_no_data(vf: Vf) -> None:
+    vf.arc("RUNNING", "PRE_COPY")
+    vf.issue(INITIAL)
+    vf.set_state("PRE_COPY")
+    vf.read(temporary=3)
+    vf.done(4096)
+    vf.read(1, 4112, temporary=1)
+    vf.ioctl(0, 0)
+    vf.read(temporary=2)
+    vf.read(temporary=5)
+    vf.ioctl(0, 523)
+    vf.issue(MIDDLE, state="PRE_COPY")
+    vf.read(temporary=7)
+    vf.done(0, status=9, syndrome=0xABC)
+    vf.ioctl(0, 0)
+    vf.read(temporary=11)
+    vf.arc("PRE_COPY", "STOP_COPY")
+    vf.save(FINAL, 4096)
+    vf.read(1, 4112, final=2, again=1)
+    assert reasons(vf) == [
+        ("save-in-flight", 3),
+        ("nobody-asked", 1),
+        ("idle", 2),
+        ("nobody-asked", 5),
+        ("save-in-flight", 7),
+        ("fallback", 11),
+        ("", 2),
+        ("", 1),
+    ]
+    (summary,) = events(vf, Summary)
+    assert summary.temporary_ends == 29
+    assert (
+        summary.temporary_ends_idle,
+        summary.temporary_ends_in_flight,
+        summary.temporary_ends_fallback,
+        summary.temporary_ends_unasked,
+    ) == (2, 10, 11, 6)
+
+
+def test_the_next_session_starts_with_a_clean_sheet(vf: Vf) -> None:
+    vf.go("RUNNING", "PRE_COPY")
+    vf.issue(MIDDLE, state="PRE_COPY")
+    vf.done(0, status=9)
+    vf.ioctl(0, 0)
+    vf.go("PRE_COPY", "RUNNING")
+    vf.go("RUNNING", "PRE_COPY")
+    vf.read(temporary=1)
+    vf.ioctl(0, 0)
+    vf.read(temporary=1)
+    assert reasons(vf) == [("nobody-asked", 1), ("idle", 1)]
+
+
+def test_the_file_is_where_the_bytes_that_were_seen_end(vf: Vf) -> None:
+    source_migrates(vf)
+    source_migrates(vf)
+    flows = events(vf, Read)
+    assert {(flow.session, flow.gap_bytes) for flow in flows} == {(1, 0), (2, 0)}
+    assert [flow.position_bytes for flow in flows[:2]] == [8232, 8771]
+    assert {end.gap_bytes for end in events(vf, End)} == {0}
+    assert events(vf, Summary)[0].gap_bytes == 0
+
+
+def test_bytes_that_nobody_saw_are_a_gap(vf: Vf) -> None:
+    vf.go("RUNNING", "PRE_COPY")
+    vf.read(1, 100)
+    vf.positions[Kind.READ] += 7
+    vf.read(1, 100, temporary=1)
+    assert [flow.gap_bytes for flow in events(vf, Read)] == [0, 7]
+    assert events(vf, Summary)[0].gap_bytes == 7
+
+
+def test_a_session_that_was_not_seen_to_begin_has_no_gap(vf: Vf) -> None:
+    vf.read(1, 100)
+    (flow,) = events(vf, Read)
+    assert (flow.position_bytes, flow.gap_bytes) == (100, None)
+
+
+def test_a_recording_from_before_positions_is_read(vf: Vf) -> None:
+    vf.go("RUNNING", "PRE_COPY")
+    vf.put(Kind.READ, 1, 100, 50, 1, 2, 0, 0, 0, 3, 19)
+    (flow,) = events(vf, Read)
+    assert (flow.bytes, flow.position_bytes, flow.gap_bytes) == (100, None, None)
+    (end,) = events(vf, End)
+    assert (end.kind, end.error, end.calls) == ("error", "ENODEV", 3)
+
+
+def test_the_way_of_an_image_is_told_in_its_parts(vf: Vf) -> None:
+    source_migrates(vf)
+    drains = events(vf, Drain)
+    assert [(d.image, d.kind, d.start_bytes, d.end_bytes) for d in drains] == [
+        (1, "initial", 24, 8232),
+        (2, "middle", 8232, 8771),
+        (3, "middle", 8771, 9328),
+        (4, "final", 9328, 9601),
+    ]
+    assert {(d.queued_ns, d.drain_ns) for d in drains} == {(800, 700)}
+    assert all(d.wait_ns == 1200 and d.fw_ns for d in drains)
+    (summary,) = events(vf, Summary)
+    assert (summary.drained_images, summary.queued_ns, summary.drain_ns) == (4, 3200, 2800)
+    lines = [line for drain in drains for line in Text(0, verbose=True).lines(drain)]
+    assert "1 initial, 0 behind" in lines[0]
+
+
+def test_an_image_whose_completion_was_not_seen_waited_nobody_knows_how_long(vf: Vf) -> None:
+    vf.go("RUNNING", "PRE_COPY")
+    vf.drained(0, 100, unseen=True, behind=50)
+    (drain,) = events(vf, Drain)
+    assert (drain.image, drain.kind, drain.queued_ns) == (None, "unknown", None)
+    assert (drain.images_behind, drain.bytes_behind) == (1, 50)
+
+
+def test_histograms_are_of_the_time_since_the_last(vf: Vf) -> None:
+    vf.histogram(0, 0, {9: 2, 20: 23})
+    vf.histogram(0, 1, {0: 1, BUCKETS - 1: 25})
+    vf.histogram(0, 0, {9: 2, 20: 30})
+    first, slow, second = events(vf, Histogram)
+    assert (first.direction, first.measure) == ("read", "size_bytes")
+    assert first.counts == [0] * 9 + [2] + [0] * 10 + [23]
+    assert (slow.measure, slow.counts) == ("latency_ns", [1] + [0] * 30 + [25])
+    assert second.counts == [0] * 20 + [7]
+
+
+def test_a_histogram_is_drawn(vf: Vf) -> None:
+    vf.histogram(1, 0, {0: 1, 2: 4})
+    (event,) = events(vf, Histogram)
+    assert list(Text(0).lines(event)) == []
+    lines = list(Text(0, verbose=True).lines(event))
+    assert "HIST  write size in bytes" in lines[0]
+    assert [line.split() for line in lines[1:]] == [
+        ["0", "->", "1", ":", "1", "|*******", "|"],
+        ["2", "->", "3", ":", "0", "|", "|"],
+        ["4", "->", "7", ":", "4", "|" + "*" * 30 + "|"],
+    ]
+    assert max(map(len, lines)) < 100
+
+
+@pytest.mark.parametrize("what", [2, 2 << 8, 255 << 16, 1 << 40])
+def test_a_histogram_that_makes_no_sense_breaks_nothing(vf: Vf, what: int) -> None:
+    raw = Raw(1, 0x1000, 1, 1, Kind.HISTOGRAM, records.FLAG_LAST, 0, b"", (what, 1, 2, 3))
+    vf.out.append(records.pack(raw))
+    assert len(events(vf, Histogram)) <= 1

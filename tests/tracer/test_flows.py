@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is read from the program's table of devices becomes records, once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from mlxtrace import records
+from mlxtrace.decoder import Decoder
+from mlxtrace.events import End, Histogram, Read
+from mlxtrace.flows import Flows
+from mlxtrace.records import BUCKETS, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VDEV = 0x1000
+
+
+def flow(**fields: int) -> SimpleNamespace:
+    names = (
+        *("calls", "bytes", "busy_ns", "first_ns", "last_ns", "temporary", "final", "again"),
+        *("errors", "last_error", "reported", "position"),
+    )
+    empty = {"sizes": [0] * BUCKETS, "latencies": [0] * BUCKETS}
+    return SimpleNamespace(**dict.fromkeys(names, 0), **empty) if not fields else _with(fields)
+
+
+def _with(fields: dict[str, int]) -> SimpleNamespace:
+    made = flow()
+    vars(made).update(fields)
+    return made
+
+
+class Table(dict[int, Any]):
+    """A map of bcc."""
+
+    Key = staticmethod(int)
+
+    def items(self) -> Iterator[Any]:  # type: ignore[override]
+        for key, value in super().items():
+            yield SimpleNamespace(value=key), value
+
+
+def device(*flows: SimpleNamespace, wanted: int = 1, announced: int = 0) -> SimpleNamespace:
+    name = records.name_values("0000:01:00.1")[:5]
+    return SimpleNamespace(wanted=wanted, announced=announced, name=name, flow=flows)
+
+
+def kinds(made: list[bytes]) -> list[int]:
+    return [records.kind_of(record) for record in made]
+
+
+def test_the_rest_is_told_with_the_name_that_it_needs() -> None:
+    reads = flow(calls=3, bytes=300, errors=1, last_error=19, position=300)
+    made = list(Flows(Table({VDEV: device(reads, flow())})).rest())
+    assert kinds(made) == [Kind.DEVICE, Kind.READ]
+    found = list(Decoder().feed(b"".join(made)))
+    read, end = found
+    assert isinstance(read, Read)
+    assert (read.bdf, read.calls, read.position_bytes) == ("0000:01:00.1", 3, 300)
+    assert isinstance(end, End)
+    assert end.error == "ENODEV"
+
+
+def test_what_was_told_or_is_not_wanted_is_left_out() -> None:
+    told = device(flow(calls=3, reported=3), flow(), announced=1)
+    other = device(flow(calls=3), flow(), wanted=0)
+    assert list(Flows(Table({VDEV: told, VDEV + 1: other})).rest()) == []
+
+
+def test_a_histogram_is_told_when_it_has_changed() -> None:
+    writes = flow(calls=1, reported=1)
+    writes.sizes[4] = 1
+    writes.sizes[30] = 2
+    flows = Flows(Table({VDEV: device(flow(), writes, announced=1)}))
+    made = list(flows.histograms(VDEV))
+    # Of the four records that the buckets take, those with anything in them.
+    assert kinds(made) == [Kind.HISTOGRAM] * 2
+    (event,) = Decoder().feed(b"".join(made))
+    assert isinstance(event, Histogram)
+    assert (event.direction, event.measure) == ("write", "size_bytes")
+    assert (event.counts[4], event.counts[30], sum(event.counts)) == (1, 2, 3)
+    assert list(flows.histograms(VDEV)) == []
+    assert list(flows.rest()) == []
+    assert list(flows.histograms(VDEV + 1)) == []

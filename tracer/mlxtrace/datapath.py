@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One VF's data stream: what was read and written, why there was none, how long images waited."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlxtrace.events import Drain, End, Event, Histogram, Read, Save
+from mlxtrace.mailbox import errno_name
+from mlxtrace.records import BUCKETS, FLAG_LAST, FLAG_POSITION, MEASURES, Raw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GROWN = 9
+"""Status of a SAVE whose image outgrew its QUERY (BAD_RES_STATE): the driver falls back."""
+
+_DIRECTIONS = ("read", "write")
+
+
+class DataPath:
+    """The stream of one VF while its records go by.
+
+    Attributes:
+        session: number of the session that its events belong to.
+    """
+
+    def __init__(self, bdf: str | None) -> None:
+        self.bdf = bdf
+        self.session = 0
+        self._totals: dict[tuple[int, str], tuple[int, ...]] = {}
+        self._bytes_before: dict[tuple[int, str], int] | None = None
+        self._asked = False
+        self._fell_back = False
+        self._saves: dict[int, Save] = {}
+        self._counts: dict[tuple[int, int], list[int]] = {}
+        self._told: dict[tuple[int, int, int], list[int]] = {}
+
+    def begin(self, session: int) -> None:
+        """A session begins, and with it a stream."""
+        self.session = session
+        self._bytes_before = {key: total[1] for key, total in self._totals.items()}
+        self._asked = self._fell_back = False
+        self._saves.clear()
+
+    def asked(self) -> None:
+        """The pre-copy ioctl was called."""
+        self._asked = True
+
+    def saved(self, issue_ns: int, save: Save) -> None:
+        """A SAVE is complete."""
+        if save.status == GROWN and save.kind in ("initial", "middle"):
+            self._fell_back = True
+        self._saves[issue_ns] = save
+
+    def flow(self, raw: Raw, direction: str, *, in_flight: bool) -> Iterator[Event]:
+        """A snapshot of the read or write totals: what came since the last one.
+
+        Everything that changes why there is no data makes a record, and a snapshot before it, so
+        that all the temporary ends of one snapshot have one reason.
+        """
+        # A VF that was bound again is another device to the kernel: its totals begin anew.
+        key = (raw.vdev, direction)
+        value, last_errno = raw.value, raw.value[9]
+        position = None
+        if raw.flags & FLAG_POSITION:
+            value, last_errno, position = raw.value[:9], -raw.result, raw.value[9]
+        before = self._totals.get(key, (0,) * len(value))
+        delta = [max(0, now - then) for now, then in zip(value, before, strict=True)]
+        self._totals[key] = value
+        gap = None
+        if position is not None and self._bytes_before is not None:
+            gap = position - (value[1] - self._bytes_before.get(key, 0))
+        if delta[0] > 0:
+            yield Read(
+                bdf=self.bdf,
+                boot_ns=raw.boot_ns,
+                session=self.session,
+                direction=direction,
+                calls=delta[0],
+                bytes=delta[1],
+                busy_ns=delta[2],
+                first_boot_ns=value[3],
+                last_boot_ns=value[4],
+                position_bytes=position,
+                gap_bytes=gap,
+            )
+        for kind, number in (
+            ("temporary", delta[5]),
+            ("final", delta[6]),
+            ("again", delta[7]),
+            ("error", delta[8]),
+        ):
+            if number > 0:
+                # Only where the data ends does the call tell where the file is.
+                at_end = kind in ("temporary", "final")
+                errno = last_errno if kind == "error" else 0
+                yield End(
+                    bdf=self.bdf,
+                    boot_ns=raw.boot_ns,
+                    session=self.session,
+                    direction=direction,
+                    kind=kind,
+                    reason=self._reason(in_flight=in_flight) if kind == "temporary" else "",
+                    calls=number,
+                    position_bytes=position if at_end else None,
+                    gap_bytes=gap if at_end else None,
+                    errno=errno,
+                    error=errno_name(errno),
+                )
+
+    def drained(self, raw: Raw) -> Iterator[Event]:
+        """An image was read to its end."""
+        issue_ns, ready_ns, begun_ns, start, end, images, behind = raw.value[:7]
+        save = self._saves.pop(issue_ns, None)
+        yield Drain(
+            bdf=self.bdf,
+            boot_ns=raw.boot_ns,
+            session=save.session if save else self.session,
+            image=save.image if save else None,
+            kind=save.kind if save else "unknown",
+            start_bytes=start,
+            end_bytes=end,
+            wait_ns=save.wait_ns if save else None,
+            fw_ns=save.fw_ns if save else None,
+            ready_boot_ns=ready_ns or None,
+            queued_ns=begun_ns - ready_ns if ready_ns else None,
+            drain_ns=raw.boot_ns - begun_ns,
+            images_behind=images,
+            bytes_behind=behind,
+        )
+
+    def histogram(self, raw: Raw) -> Iterator[Event]:
+        """A part of a histogram's totals; its last part completes it."""
+        direction, measure, first = (raw.value[0] >> shift & 0xFF for shift in (0, 8, 16))
+        if direction >= len(_DIRECTIONS) or measure >= len(MEASURES):
+            return
+        counts = self._counts.setdefault((direction, measure), [0] * BUCKETS)
+        part = raw.value[1:][: max(0, BUCKETS - first)]
+        counts[first : first + len(part)] = part
+        if not raw.flags & FLAG_LAST:
+            return
+        del self._counts[direction, measure]
+        key = (raw.vdev, direction, measure)
+        before = self._told.get(key, [0] * BUCKETS)
+        self._told[key] = counts
+        delta = [max(0, now - then) for now, then in zip(counts, before, strict=True)]
+        while delta and not delta[-1]:
+            delta.pop()
+        if delta:
+            yield Histogram(
+                bdf=self.bdf,
+                boot_ns=raw.boot_ns,
+                session=self.session,
+                direction=_DIRECTIONS[direction],
+                measure=MEASURES[measure],
+                counts=delta,
+            )
+
+    def _reason(self, *, in_flight: bool) -> str:
+        asked, self._asked = self._asked, False
+        if in_flight:
+            return "save-in-flight"
+        if self._fell_back:
+            return "fallback"
+        return "idle" if asked else "nobody-asked"

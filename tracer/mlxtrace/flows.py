@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the BPF program's table of devices holds, as records: the rest of the flows, histograms.
+
+The program adds up the calls of a stream, and makes a record of the sums when something else
+happens. The sizes and times of the calls, sorted by powers of two, are read from its table when a
+session may have ended, and at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from mlxtrace import records
+from mlxtrace.records import BUCKETS, FLAG_LAST, FLAG_POSITION, HISTOGRAM_COUNTS, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_FIELDS = (
+    "calls",
+    "bytes",
+    "busy_ns",
+    "first_ns",
+    "last_ns",
+    "temporary",
+    "final",
+    "again",
+    "errors",
+    "position",
+)
+_DIRECTIONS = (Kind.READ, Kind.WRITE)
+# In the order of records.MEASURES.
+_HISTOGRAMS = ("sizes", "latencies")
+
+Counts = tuple[int, ...]
+
+
+def own_record(
+    kind: Kind, vdev: int, value: Sequence[int], *, result: int = 0, flags: int = 0
+) -> bytes:
+    """Return a record that this process makes, not the BPF program."""
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    task = os.getpid()
+    raw = records.Raw(now, vdev, task, task, kind, flags, result, b"mlxtrace", tuple(value))
+    return records.pack(raw)
+
+
+def histogram_records(vdev: int, direction: int, measure: int, counts: Counts) -> Iterator[bytes]:
+    """Yield the records of one histogram; counts that are all 0 are left out.
+
+    ``direction`` is 0 for reads and 1 for writes, ``measure`` a number of records.MEASURES.
+    """
+    firsts = range(0, BUCKETS, HISTOGRAM_COUNTS)
+    wanted = [first for first in firsts if any(counts[first : first + HISTOGRAM_COUNTS])]
+    for first in wanted:
+        value = (direction | measure << 8 | first << 16, *counts[first : first + HISTOGRAM_COUNTS])
+        flags = FLAG_LAST if first == wanted[-1] else 0
+        yield own_record(Kind.HISTOGRAM, vdev, value, flags=flags)
+
+
+class Flows:
+    """Reads the table; ``table`` is bcc's of the map ``devices``."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self._told: dict[tuple[int, int, int], Counts] = {}
+
+    def histograms(self, vdev: int) -> Iterator[bytes]:
+        """Yield the records of the device's histograms that have changed."""
+        try:
+            device = self._table[self._table.Key(vdev)]
+        except KeyError:
+            return
+        yield from self._changed(vdev, device)
+
+    def rest(self) -> Iterator[bytes]:
+        """Yield what no record has told yet, of all devices."""
+        for key, device in self._table.items():
+            if not device.wanted:
+                continue
+            untold = [number for number, flow in enumerate(device.flow) if _is_untold(flow)]
+            if untold and not device.announced:
+                yield own_record(Kind.DEVICE, key.value, tuple(device.name))
+            for number in untold:
+                flow = device.flow[number]
+                value = [int(getattr(flow, name)) for name in _FIELDS]
+                errno = -int(flow.last_error)
+                kind = _DIRECTIONS[number]
+                yield own_record(kind, key.value, value, result=errno, flags=FLAG_POSITION)
+            yield from self._changed(key.value, device)
+
+    def _changed(self, vdev: int, device: Any) -> Iterator[bytes]:
+        for direction, flow in enumerate(device.flow):
+            for measure, name in enumerate(_HISTOGRAMS):
+                counts = tuple(int(count) for count in getattr(flow, name))
+                key = (vdev, direction, measure)
+                if counts != self._told.get(key, (0,) * BUCKETS):
+                    self._told[key] = counts
+                    yield from histogram_records(vdev, direction, measure, counts)
+
+
+def _is_untold(flow: Any) -> bool:
+    total = flow.calls + flow.temporary + flow.final + flow.again + flow.errors
+    return bool(total != flow.reported)
