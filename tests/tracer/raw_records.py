@@ -38,6 +38,7 @@ class Vf:
         self.positions = {Kind.READ: 0, Kind.WRITE: 0}
         self.last_errno = 0
         self.last_issue = 0
+        self.buffer = 0
         self.put(Kind.DEVICE, *records.name_values(bdf))
 
     def put(self, kind: Kind, *value: int, result: int = 0, flags: int = 0, tid: int = 8124) -> int:
@@ -89,7 +90,7 @@ class Vf:
     def issue(self, flags: int, size: int = 4096, state: str = "RUNNING") -> int:
         """A SAVE is issued; return the time."""
         entered = self.clock.now - 200
-        value = (self.work, size, 0x1100, flags, entered, 7, STATES.index(state))
+        value = (self.work, size, 0x1100, flags, entered, 7, STATES.index(state), self.buffer)
         self.last_issue = self.put(Kind.SAVE_ISSUE, *value)
         return self.last_issue
 
@@ -148,6 +149,18 @@ class Vf:
         begun = self.clock.now + STEP_NS - 700
         self.put(Kind.DRAINED, self.last_issue, ready, begun, start, end, int(behind > 0), behind)
 
+    def alloc(self, buffer: int, size: int, result: int = 0) -> None:
+        """A buffer with its memory key, into which the next SAVEs go."""
+        start = self.clock.now
+        self.put(Kind.MKEY, self.clock.now, buffer, result=result)
+        given = (0, size, 0) if result else (buffer, size, size + 4095 & ~4095)
+        self.put(Kind.BUFFER_ALLOC, start, *given, result=result)
+        self.buffer = buffer
+
+    def free(self, buffer: int, size: int) -> None:
+        """A buffer is given back."""
+        self.put(Kind.BUFFER_FREE, buffer, size)
+
     def histogram(self, direction: int, measure: int, counts: dict[int, int]) -> None:
         """The totals of a histogram, by the power of two, as the reader of the ring tells them."""
         totals = tuple(counts.get(power, 0) for power in range(records.BUCKETS))
@@ -167,6 +180,7 @@ def source_migrates(vf: Vf) -> None:
     """Pre-copy of one initial (8192), two middle (523, 541) and one final image (257)."""
     vf.arc("RUNNING", "PRE_COPY")
     vf.query(8192)
+    vf.alloc(0x5000, 9011)
     vf.issue(INITIAL, 9011)
     vf.set_state("PRE_COPY")
     vf.done(8192)

@@ -48,7 +48,10 @@ struct mlx5_vf_migration_file migf; struct mlx5vf_pci_core_device mvdev;
 struct file file; struct pci_dev device;
 """
 BUFFER = """
-struct mlx5_vhca_data_buffer { u64 table; long long start_pos; u64 length; };
+struct mlx5_vhca_data_buffer {
+    u64 table; long long start_pos; u64 length, allocated_length;
+    u32 npages; struct mlx5_vf_migration_file *migf;
+};
 struct vfio_precopy_info { u32 argsz, flags; u64 initial_bytes, dirty_bytes; };
 struct mlx5_vhca_data_buffer buffer; struct vfio_precopy_info info;
 """
@@ -73,6 +76,9 @@ EXPECTED = {
 OF_BUFFER = {
     "OFF_BUFFER_START": 8,
     "OFF_BUFFER_LENGTH": 16,
+    "OFF_BUFFER_ALLOCATED": 24,
+    "OFF_BUFFER_PAGES": 32,
+    "OFF_BUFFER_MIGF": 40,
     "OFF_INFO_INITIAL": 8,
     "OFF_INFO_DIRTY": 16,
 }
@@ -149,7 +155,7 @@ def test_real_drivers_agree_with_pahole() -> None:
         needed = {wanted.macro for wanted in WANTED if wanted.needed}
         known = {wanted.macro for wanted in WANTED}
         if "-6.12." in module.parent.name:
-            needed = known
+            needed = known - {"OFF_BUFFER_PAGES"}
         assert needed <= set(dwarf.offsets) <= known
         vmlinux = _vmlinux_of(module)
         if vmlinux is not None:
@@ -215,6 +221,35 @@ def test_a_driver_without_precopy_has_no_handler_for_it() -> None:
     assert "OFF_BUFFER_START" not in text
 
 
+@pytest.mark.parametrize(
+    ("lacks", "expected"),
+    [
+        ((), "load64(buffer + OFF_BUFFER_ALLOCATED)"),
+        (("OFF_BUFFER_ALLOCATED",), "load32(buffer + OFF_BUFFER_PAGES) * "),
+        (("OFF_BUFFER_ALLOCATED", "OFF_BUFFER_PAGES"), "load64(buffer + OFF_BUFFER_LENGTH)"),
+    ],
+)
+def test_how_much_memory_a_buffer_has(lacks: tuple[str, ...], expected: str) -> None:
+    offsets = {k: v for k, v in LAYOUTS.offsets.items() if k not in lacks}
+    text = program.render(catalogue.PROBES, Layouts("a test", offsets))
+    assert f"return {expected}" in text or f"return (u64){expected}" in text
+
+
+def test_what_a_driver_lacks_costs_the_probes_that_need_it() -> None:
+    def without(*macros: str) -> Layouts:
+        return Layouts("", {k: v for k, v in LAYOUTS.offsets.items() if k not in macros})
+
+    def lost(layouts: Layouts) -> list[str]:
+        return [p.name for p in catalogue.PROBES if layouts.why_not(p.name)]
+
+    assert lost(LAYOUTS) == []
+    assert lost(without("OFF_BUFFER_START")) == ["buffer-alloc", "buffer-free"]
+    assert lost(without("OFF_BUFFER_MIGF")) == ["buffer-free", "mkey"]
+    assert lost(without("OFF_MVDEV_SAVING")) == ["session-end", "reset"]
+    assert lost(without("OFF_PCI_DRVDATA")) == ["reset"]
+    assert lost(without("OFF_INFO_DIRTY")) == ["precopy-ioctl"]
+
+
 def test_calling_conventions() -> None:
     assert "PT_REGS_SP(ctx) + 8" in program.render(catalogue.PROBES, LAYOUTS, machine="x86_64")
     assert "regs[6]" in program.render(catalogue.PROBES, LAYOUTS, machine="aarch64")
@@ -252,7 +287,7 @@ def test_the_program_compiles_and_the_verifier_takes_it(tmp_path: Path, variant:
         layouts = Layouts(
             "a test", {k: v for k, v in LAYOUTS.offsets.items() if k not in OF_BUFFER}
         )
-        probes = [probe for probe in probes if probe.name != "precopy-ioctl"]
+        probes = [probe for probe in probes if not layouts.why_not(probe.name)]
     path = tmp_path / "program.c"
     path.write_text(program.render(probes, layouts, filtered=variant == "filtered"))
     # Loading asks the kernel that runs, which takes root; compiling does not.

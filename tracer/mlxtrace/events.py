@@ -76,6 +76,9 @@ class Save(Event):
     kind: str
     query_bytes: int | None
     requested_bytes: int | None
+    buffer: str | None
+    queued_images: int | None
+    queued_bytes: int | None
     image_bytes: int | None
     issue_boot_ns: int | None
     wait_ns: int | None
@@ -161,6 +164,26 @@ class Drain(Event):
     drain_ns: int
     images_behind: int
     bytes_behind: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buffer(Event):
+    """A buffer for images was allocated or freed, or got its memory key."""
+
+    type: ClassVar[str] = "buffer"
+
+    session: int
+    action: str
+    asked_bytes: int | None
+    allocated_bytes: int | None
+    took_ns: int | None
+    buffers: int
+    held_bytes: int
+    errno: int
+    error: str
+    pid: int
+    tid: int
+    comm: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +312,14 @@ class Summary(Event):
     drained_images: int
     queued_ns: int
     drain_ns: int
+    queued_bytes_max: int
+    buffers_allocated: int
+    buffers_reused: int
+    buffers_freed: int
+    buffer_ns: int
+    held_bytes_max: int
+    mkeys: int
+    mkey_ns: int
     gap_bytes: int
     precopy_ns: int
     stopped_ns: int

@@ -64,6 +64,10 @@ WANTED: tuple[Wanted, ...] = (
     Wanted("OFF_WORK_OUT", (("mlx5_async_work", "out"),)),
     Wanted("OFF_BUFFER_START", ((_BUFFER, "start_pos"),), needed=False),
     Wanted("OFF_BUFFER_LENGTH", ((_BUFFER, "length"),), needed=False),
+    Wanted("OFF_BUFFER_ALLOCATED", ((_BUFFER, "allocated_length"),), needed=False),
+    # 6.16 counts pages.
+    Wanted("OFF_BUFFER_PAGES", ((_BUFFER, "npages"),), needed=False),
+    Wanted("OFF_BUFFER_MIGF", ((_BUFFER, "migf"),), needed=False),
     Wanted("OFF_INFO_INITIAL", (("vfio_precopy_info", "initial_bytes"),), needed=False),
     Wanted("OFF_INFO_DIRTY", (("vfio_precopy_info", "dirty_bytes"),), needed=False),
     Wanted("OFF_MVDEV_SAVING", ((_DRIVER, "saving_migf"),), needed=False),
@@ -97,6 +101,11 @@ class Layouts:
         return "OFF_INFO_INITIAL" in self.offsets and "OFF_INFO_DIRTY" in self.offsets
 
     @property
+    def has_owners(self) -> bool:
+        """Whether a buffer says whose it is."""
+        return "OFF_BUFFER_MIGF" in self.offsets
+
+    @property
     def has_files(self) -> bool:
         """Whether a device says which data files it has open."""
         return "OFF_MVDEV_SAVING" in self.offsets and "OFF_MVDEV_RESUMING" in self.offsets
@@ -105,6 +114,10 @@ class Layouts:
         """Say what ``probe`` needs and the driver lacks; "" if it can be attached."""
         if probe == "precopy-ioctl" and not self.has_precopy_info:
             return "this driver has no PRE_COPY"
+        if probe.startswith("buffer-") and not self.has_buffers:
+            return "this driver has no buffers"
+        if probe in ("buffer-free", "mkey") and self.has_buffers and not self.has_owners:
+            return "this driver's buffers do not say whose they are"
         if probe in ("session-end", "reset") and not self.has_files:
             return "this driver's devices do not say which data files are open"
         if probe == "reset" and "OFF_PCI_DRVDATA" not in self.offsets:

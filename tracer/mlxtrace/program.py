@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import platform
+import resource
 from typing import TYPE_CHECKING
 
 from genbindings import resources
@@ -57,6 +58,7 @@ def render(
         buckets=records.BUCKETS,
         counter_count=counters.COUNT,
         filtered=filtered,
+        buffer_bytes=_buffer_bytes(layouts),
         has_buffers=layouts.has_buffers,
         name_words=records.NAME_LENGTH // 8,
         probes=names,
@@ -64,6 +66,15 @@ def render(
         seventh_argument=SEVENTH_ARGUMENT[machine],
         value_count=records.VALUE_COUNT,
     )
+
+
+def _buffer_bytes(layouts: Layouts) -> str:
+    """The C expression of how much memory ``buffer`` holds."""
+    if "OFF_BUFFER_ALLOCATED" in layouts.offsets:
+        return "load64(buffer + OFF_BUFFER_ALLOCATED)"
+    if "OFF_BUFFER_PAGES" in layouts.offsets:
+        return f"(u64)load32(buffer + OFF_BUFFER_PAGES) * {resource.getpagesize()}"
+    return "load64(buffer + OFF_BUFFER_LENGTH)"
 
 
 def _constants(layouts: Layouts) -> list[tuple[str, int]]:

@@ -57,9 +57,11 @@ class Kind(enum.IntEnum):
     WRITE = 6
     """As READ, of the resuming side."""
     SAVE_ISSUE = 7
-    """work, size, mkey, mailbox byte 8, entry to the driver's function, vhca_id, mig_state."""
+    """work, size, mkey, mailbox byte 8, entry to the driver's function, vhca_id, mig_state,
+    buffer (0: unknown)."""
     SAVE_DONE = 8
-    """work, issue, status, syndrome, actual image size, next required size."""
+    """work, issue, status, syndrome, actual image size, next required size, images and bytes
+    before it that were not read yet."""
     SAVE_UNSEEN = 9
     """work, issue, stream end then and now, buffer's start and length, whether it has one."""
     COMMAND = 10
@@ -80,6 +82,12 @@ class Kind(enum.IntEnum):
     HISTOGRAM = 17
     """Made by the reader of the ring, totals: direction (0 read, 1 write) | measure << 8 | first
     bucket << 16, the counts of that bucket and of those after it."""
+    BUFFER_ALLOC = 18
+    """start, buffer (0: failed), length asked for, bytes allocated; result: errno."""
+    BUFFER_FREE = 19
+    """buffer, bytes allocated."""
+    MKEY = 20
+    """start, buffer (before Linux 6.2 the data file); result: errno of creating its memory key."""
 
 
 class Raw(NamedTuple):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace import mailbox
+from mlxtrace.buffers import Buffers
 from mlxtrace.datapath import DataPath
 from mlxtrace.endings import Ending, Endings
 from mlxtrace.events import Abort, Command, Event, Ioctl, Load, Save, State
@@ -49,6 +50,7 @@ class _Issue:
     image: int | None
     session: int
     query_bytes: int | None
+    buffer: str | None
 
 
 class VfSession:
@@ -65,11 +67,13 @@ class VfSession:
         self._query_bytes: int | None = None
         self._issued: dict[int, _Issue] = {}
         self._data = DataPath(bdf)
+        self._buffers = Buffers()
         self._endings = Endings()
 
     def step(self, raw: Raw) -> Iterator[Event]:
         """The state machine goes on: the arc before is over, the next one begins."""
         old, asked, new, call_start = raw.value[:4]
+        self._buffers.old()
         if self._arc is not None:
             yield self._arc_done(raw, call_start, 0)
         self._state = state_name(old)
@@ -86,6 +90,7 @@ class VfSession:
     def set_state(self, raw: Raw) -> Iterator[Event]:
         """A SET_STATE returned."""
         asked, start = raw.value[:2]
+        self._buffers.old()
         if self._arc is not None:
             yield self._arc_done(raw, raw.boot_ns, -raw.result)
             return
@@ -106,6 +111,7 @@ class VfSession:
     def ioctl(self, raw: Raw) -> Iterator[Event]:
         """A call of the pre-copy ioctl returned."""
         self._data.asked()
+        self._buffers.old()
         known = not raw.result and not raw.flags & FLAG_UNREADABLE
         yield Ioctl(
             **self._who(raw),
@@ -119,6 +125,10 @@ class VfSession:
     def flow(self, raw: Raw, direction: str) -> Iterator[Event]:
         """A snapshot of the read or write totals."""
         return self._data.flow(raw, direction, in_flight=bool(self._issued))
+
+    def buffer(self, raw: Raw) -> Iterator[Event]:
+        """A buffer came, went, or got a memory key."""
+        yield self._buffers.record(raw, self._who(raw))
 
     def drained(self, raw: Raw) -> Iterator[Event]:
         """An image was read to its end."""
@@ -139,12 +149,14 @@ class VfSession:
         if kind != "cleanup":
             self._images += 1
             image = self._images
-        self._issued[work] = _Issue(raw, kind, image, self._session, self._query_bytes)
+        buffer = self._buffers.of_save(raw.value[7])
+        self._buffers.old()
+        self._issued[work] = _Issue(raw, kind, image, self._session, self._query_bytes, buffer)
         self._query_bytes = None
 
     def save_done(self, raw: Raw) -> Iterator[Event]:
         """The callback of a SAVE runs."""
-        work, issue_ns, status, syndrome, size, _ = raw.value[:6]
+        work, issue_ns, status, syndrome, size, _, images, unread = raw.value[:8]
         issue = self._issued.pop(work, None)
         began = issue.raw.boot_ns if issue else issue_ns or None
         # For a status of the firmware the driver gets EREMOTEIO, which says less.
@@ -153,6 +165,8 @@ class VfSession:
         save = Save(
             **self._issue_keys(issue, raw),
             image_bytes=None if failed else size,
+            queued_images=images,
+            queued_bytes=unread,
             issue_boot_ns=began,
             fw_ns=raw.boot_ns - began if began else None,
             fw_max_ns=None,
@@ -265,6 +279,8 @@ class VfSession:
         return Save(
             **{**self._issue_keys(issue, issue.raw), "boot_ns": boot_ns},
             image_bytes=size,
+            queued_images=None,
+            queued_bytes=None,
             issue_boot_ns=issue.raw.boot_ns,
             fw_ns=None,
             fw_max_ns=boot_ns - issue.raw.boot_ns,
@@ -288,6 +304,7 @@ class VfSession:
                 "image": None,
                 "query_bytes": None,
                 "requested_bytes": None,
+                "buffer": None,
                 "wait_ns": None,
             }
         entered = issue.raw.value[4]
@@ -299,6 +316,7 @@ class VfSession:
             "image": issue.image,
             "query_bytes": issue.query_bytes,
             "requested_bytes": issue.raw.value[1],
+            "buffer": issue.buffer,
             "wait_ns": issue.raw.boot_ns - entered if entered else None,
         }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlxtrace.events import (
     Abort,
+    Buffer,
     Command,
     Drain,
     End,
@@ -87,6 +88,8 @@ class Text:
                 yield self._read(event)
             case End() if self._verbose or event.kind != "again":
                 yield self._end(event)
+            case Buffer() if self._verbose or event.errno:
+                yield self._buffer(event)
             case Drain() if self._verbose:
                 yield self._drain(event)
             case Histogram() if self._verbose:
@@ -173,6 +176,12 @@ class Text:
         if event.calls > 1:
             what += f", {event.calls} times"
         return self._row(event, "END", what, result=result)
+
+    def _buffer(self, event: Buffer) -> str:
+        what = f"{event.action}, {event.buffers} held: {size(event.held_bytes)}"
+        amount = "" if event.allocated_bytes is None else size(event.allocated_bytes)
+        took = "" if event.took_ns is None else milliseconds(event.took_ns)
+        return self._row(event, "BUF", what, amount, "", took, _result(event.error))
 
     def _drain(self, event: Drain) -> str:
         what = f"{event.image or '-'} {event.kind}, {size(event.bytes_behind)} behind"

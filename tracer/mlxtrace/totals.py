@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlxtrace.events import (
     Abort,
+    Buffer,
     Command,
     Drain,
     End,
@@ -47,6 +48,14 @@ class Totals:
     drained_images: int = 0
     queued_ns: int = 0
     drain_ns: int = 0
+    queued_bytes_max: int = 0
+    buffers_allocated: int = 0
+    buffers_reused: int = 0
+    buffers_freed: int = 0
+    buffer_ns: int = 0
+    held_bytes_max: int = 0
+    mkeys: int = 0
+    mkey_ns: int = 0
     ioctls: int = 0
     failed_ioctls: int = 0
     loads: int = 0
@@ -88,6 +97,8 @@ class Totals:
                 self.drained_images += 1
                 self.queued_ns += event.queued_ns or 0
                 self.drain_ns += event.drain_ns
+            case Buffer():
+                self._buffer(event)
             case Load():
                 self.loads += 1
                 self.load_fw_ns += event.fw_ns
@@ -145,6 +156,14 @@ class Totals:
             drained_images=self.drained_images,
             queued_ns=self.queued_ns,
             drain_ns=self.drain_ns,
+            queued_bytes_max=self.queued_bytes_max,
+            buffers_allocated=self.buffers_allocated,
+            buffers_reused=self.buffers_reused,
+            buffers_freed=self.buffers_freed,
+            buffer_ns=self.buffer_ns,
+            held_bytes_max=self.held_bytes_max,
+            mkeys=self.mkeys,
+            mkey_ns=self.mkey_ns,
             gap_bytes=sum(abs(gap) for gap in self.gaps.values()),
             precopy_ns=self.precopy_ns,
             stopped_ns=self.stopped_ns,
@@ -156,6 +175,17 @@ class Totals:
             skipped=counters.skipped if counters else None,
             incomplete_saves=self.incomplete_saves,
         )
+
+    def _buffer(self, event: Buffer) -> None:
+        self.held_bytes_max = max(self.held_bytes_max, event.held_bytes)
+        if event.action == "free":
+            self.buffers_freed += 1
+        elif event.action == "mkey":
+            self.mkeys += not event.errno
+            self.mkey_ns += event.took_ns or 0
+        else:
+            self.buffers_allocated += not event.errno
+            self.buffer_ns += event.took_ns or 0
 
     def _gap(self, event: Read | End) -> None:
         if event.gap_bytes is not None:
@@ -178,6 +208,10 @@ class Totals:
 
     def _save(self, event: Save) -> None:
         self.saves += 1
+        self.buffers_reused += event.buffer == "reused"
+        if event.queued_bytes is not None:
+            queued = event.queued_bytes + (event.image_bytes or 0)
+            self.queued_bytes_max = max(self.queued_bytes_max, queued)
         self.wait_ns += event.wait_ns or 0
         if event.fw_ns is not None:
             self.fw_ns.append(event.fw_ns)
