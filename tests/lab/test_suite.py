@@ -136,6 +136,29 @@ def test_every_image_is_followed_to_the_reader(suite: Suite) -> None:
     assert end == summary(traced, VF0)["read_bytes"]
 
 
+def test_buffers_are_accounted_for(suite: Suite) -> None:
+    traced = suite["traced"]
+    saved, loaded = summary(traced, VF0), summary(traced, VF1)
+    for side in (saved, loaded):
+        assert side["buffers_allocated"] == side["buffers_freed"] > 0
+        assert side["mkeys"] >= 1
+    assert saved["held_bytes_max"] >= max(saved["image_bytes"])
+    saves = events(traced, "save", VF0)
+    assert saves[0]["buffer"] == "new"
+    # The memory that was set aside for stop-copy.
+    assert saves[-1]["buffer"] == "reused"
+    assert saved["buffers_reused"] == [save["buffer"] for save in saves].count("reused")
+
+
+def test_headers_on_their_way_into_the_target(suite: Suite) -> None:
+    headers = events(suite["traced"], "header", VF1)
+    loaded = summary(suite["traced"], VF1)
+    images = [header for header in headers if header["tag"] == "FW_DATA"]
+    assert [header["record_bytes"] for header in images] == loaded["load_bytes"]
+    assert (headers[0]["tag"], loaded["stream_format"]) == ("STOP_COPY_SIZE", "tagged")
+    assert headers[0]["stopcopy_size_bytes"] > 0
+
+
 def test_each_temporary_end_has_a_reason(suite: Suite) -> None:
     saved = summary(suite["traced"], VF0)
     reasons = ("idle", "in_flight", "fallback", "unasked")

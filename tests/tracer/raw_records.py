@@ -149,6 +149,14 @@ class Vf:
         begun = self.clock.now + STEP_NS - 700
         self.put(Kind.DRAINED, self.last_issue, ready, begun, start, end, int(behind > 0), behind)
 
+    def header(self, offset: int, size: int, tag: int = 0, flags: int = 0, word: int = 0) -> None:
+        """A header comes by, with the 8 bytes after it."""
+        self.put(Kind.HEADER, offset, size, flags | tag << 32, word, 24)
+
+    def estimate(self, size: int, result: int = 0) -> None:
+        """The driver says how much a stop-copy would be."""
+        self.put(Kind.DATA_SIZE, self.clock.now, size, result=result)
+
     def alloc(self, buffer: int, size: int, result: int = 0) -> None:
         """A buffer with its memory key, into which the next SAVEs go."""
         start = self.clock.now
@@ -184,6 +192,7 @@ def source_migrates(vf: Vf) -> None:
     vf.issue(INITIAL, 9011)
     vf.set_state("PRE_COPY")
     vf.done(8192)
+    vf.estimate(9011)
     vf.ioctl(8232, 0)
     vf.read(3, 8232, temporary=1)
     vf.drained(24, 8232)
@@ -212,7 +221,12 @@ def source_migrates(vf: Vf) -> None:
 def target_loads(vf: Vf, sizes: tuple[int, ...] = (8192, 523, 541, 257)) -> None:
     """The target takes the images and runs."""
     vf.go("STOP", "RESUMING")
+    vf.header(0, 8, tag=1, flags=1, word=9011)
+    vf.write(1, 24)
+    at = 24
     for size in sizes:
+        vf.header(at, size)
+        at += size + 16
         vf.command(Opcode.LOAD_VHCA_STATE, size=size)
         vf.write(1, size + 16)
     vf.go("RESUMING", "STOP")

@@ -93,8 +93,8 @@ def test_a_recording_replays_to_what_the_live_trace_printed(
 def test_every_json_line_has_its_type_vf_and_time(recorded: Path) -> None:
     lines = [json.loads(line) for line in replayed(recorded, [], as_json=True).splitlines()]
     assert {line["type"] for line in lines} == {
-        "meta", "state", "save", "ioctl", "read", "end", "drain", "buffer", "histogram", "load",
-        "command", "summary", "lost",
+        "meta", "state", "save", "ioctl", "estimate", "read", "end", "header", "drain", "buffer",
+        "histogram", "load", "command", "summary", "lost",
     }  # fmt: skip
     assert all("bdf" in line and line["boot_ns"] > 0 for line in lines)
     assert lines[0]["type"] == "meta"

@@ -90,6 +90,15 @@ PROBES: tuple[Probe, ...] = (
         returns=True,
     ),
     Probe(
+        "data-size",
+        ("mlx5vf_pci_get_data_size",),
+        DRIVER,
+        "each VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: the size of a stop-copy, latency, error",
+        "the size that a VMM decides with is missing (for a driver without it QEMU assumes 100 "
+        "GiB, and does not converge)",
+        returns=True,
+    ),
+    Probe(
         "save-read",
         ("mlx5vf_save_read",),
         DRIVER,
@@ -101,7 +110,7 @@ PROBES: tuple[Probe, ...] = (
         "resume-write",
         ("mlx5vf_resume_write",),
         DRIVER,
-        "bytes written to the target",
+        "bytes written to the target, and the headers in them",
         "writes are missing",
         returns=True,
     ),

@@ -43,6 +43,8 @@ class Decoder:
             Kind.BUFFER_ALLOC: VfSession.buffer,
             Kind.BUFFER_FREE: VfSession.buffer,
             Kind.MKEY: VfSession.buffer,
+            Kind.DATA_SIZE: VfSession.data_size,
+            Kind.HEADER: VfSession.header,
             Kind.DRAINED: VfSession.drained,
             Kind.HISTOGRAM: VfSession.histogram,
             Kind.FRAME: VfSession.frame,

@@ -113,6 +113,37 @@ class Ioctl(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate(Event):
+    """One VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: what a VMM decides with when to stop."""
+
+    type: ClassVar[str] = "estimate"
+
+    session: int
+    stopcopy_size_bytes: int | None
+    latency_ns: int
+    errno: int
+    error: str
+    pid: int
+    tid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header(Event):
+    """The header of a record in a stream that is written, on its way into the driver."""
+
+    type: ClassVar[str] = "header"
+
+    session: int
+    offset_bytes: int
+    format: str
+    tag: str
+    flags: int | None
+    record_bytes: int | None
+    stopcopy_size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Read(Event):
     """The data reads of a saving VF (or writes of a resuming one) since its last event."""
 
@@ -295,6 +326,9 @@ class Summary(Event):
     written_bytes: int
     ioctls: int
     failed_ioctls: int
+    estimates: int
+    failed_estimates: int
+    stream_format: str
     temporary_ends: int
     temporary_ends_idle: int
     temporary_ends_in_flight: int

@@ -33,6 +33,8 @@ FLAG_POSITION = 4
 """A READ or WRITE has the file's position in place of the last errno, which is its result."""
 FLAG_LAST = 8
 """The last HISTOGRAM record of one histogram."""
+FLAG_SPLIT = 16
+"""The HEADER is not within one write, and those after it are not followed."""
 
 BUCKETS = 32
 """Powers of two that a histogram counts; what is larger is in the last."""
@@ -88,6 +90,10 @@ class Kind(enum.IntEnum):
     """buffer, bytes allocated."""
     MKEY = 20
     """start, buffer (before Linux 6.2 the data file); result: errno of creating its memory key."""
+    DATA_SIZE = 21
+    """start, bytes of a stop-copy; result: errno."""
+    HEADER = 22
+    """Of a record in a written stream: its place, 24 bytes as 3 words, how many bytes were read."""
 
 
 class Raw(NamedTuple):

@@ -15,7 +15,8 @@ from mlxtrace import mailbox
 from mlxtrace.buffers import Buffers
 from mlxtrace.datapath import DataPath
 from mlxtrace.endings import Ending, Endings
-from mlxtrace.events import Abort, Command, Event, Ioctl, Load, Save, State
+from mlxtrace.events import Abort, Command, Estimate, Event, Ioctl, Load, Save, State
+from mlxtrace.headers import Headers
 from mlxtrace.mailbox import Opcode, errno_name, state_name, status_name
 from mlxtrace.records import FLAG_UNREADABLE, Raw
 from mlxtrace.totals import Totals
@@ -68,6 +69,7 @@ class VfSession:
         self._issued: dict[int, _Issue] = {}
         self._data = DataPath(bdf)
         self._buffers = Buffers()
+        self._headers = Headers(bdf)
         self._endings = Endings()
 
     def step(self, raw: Raw) -> Iterator[Event]:
@@ -121,6 +123,20 @@ class VfSession:
             errno=-raw.result,
             error=errno_name(-raw.result),
         )
+
+    def data_size(self, raw: Raw) -> Iterator[Event]:
+        """A question for the size of a stop-copy was answered."""
+        yield Estimate(
+            **self._who(raw),
+            stopcopy_size_bytes=None if raw.result else raw.value[1],
+            latency_ns=raw.boot_ns - raw.value[0],
+            errno=-raw.result,
+            error=errno_name(-raw.result),
+        )
+
+    def header(self, raw: Raw) -> Iterator[Event]:
+        """A header is on its way into the driver."""
+        return self._headers.record(raw, self._session)
 
     def flow(self, raw: Raw, direction: str) -> Iterator[Event]:
         """A snapshot of the read or write totals."""

@@ -11,7 +11,9 @@ from mlxtrace.events import (
     Command,
     Drain,
     End,
+    Estimate,
     Event,
+    Header,
     Histogram,
     Ioctl,
     Load,
@@ -88,6 +90,10 @@ class Text:
                 yield self._read(event)
             case End() if self._verbose or event.kind != "again":
                 yield self._end(event)
+            case Estimate() if self._verbose or event.errno:
+                yield self._estimate(event)
+            case Header() if self._verbose:
+                yield self._header(event)
             case Buffer() if self._verbose or event.errno:
                 yield self._buffer(event)
             case Drain() if self._verbose:
@@ -176,6 +182,16 @@ class Text:
         if event.calls > 1:
             what += f", {event.calls} times"
         return self._row(event, "END", what, result=result)
+
+    def _estimate(self, event: Estimate) -> str:
+        what = f"stopcopy_size={size(event.stopcopy_size_bytes)}"
+        took = milliseconds(event.latency_ns)
+        return self._wide(event, "SIZE", what, took, _result(event.error))
+
+    def _header(self, event: Header) -> str:
+        what = f"{event.format} {event.tag}".strip() + f" at {event.offset_bytes}"
+        amount = "" if event.record_bytes is None else size(event.record_bytes)
+        return self._row(event, "HEAD", what, amount)
 
     def _buffer(self, event: Buffer) -> str:
         what = f"{event.action}, {event.buffers} held: {size(event.held_bytes)}"

@@ -12,7 +12,9 @@ from mlxtrace.events import (
     Command,
     Drain,
     End,
+    Estimate,
     Event,
+    Header,
     Ioctl,
     Load,
     Read,
@@ -58,6 +60,9 @@ class Totals:
     mkey_ns: int = 0
     ioctls: int = 0
     failed_ioctls: int = 0
+    estimates: int = 0
+    failed_estimates: int = 0
+    stream_format: str = ""
     loads: int = 0
     failed_loads: int = 0
     load_bytes: list[int] = field(default_factory=list)
@@ -97,6 +102,11 @@ class Totals:
                 self.drained_images += 1
                 self.queued_ns += event.queued_ns or 0
                 self.drain_ns += event.drain_ns
+            case Estimate():
+                self.estimates += 1
+                self.failed_estimates += event.errno != 0
+            case Header() if not event.offset_bytes:
+                self.stream_format = event.format
             case Buffer():
                 self._buffer(event)
             case Load():
@@ -139,6 +149,9 @@ class Totals:
             written_bytes=self.bytes.get("write", 0),
             ioctls=self.ioctls,
             failed_ioctls=self.failed_ioctls,
+            estimates=self.estimates,
+            failed_estimates=self.failed_estimates,
+            stream_format=self.stream_format,
             temporary_ends=self.ends.get("temporary", 0),
             temporary_ends_idle=self.reasons.get("idle", 0),
             temporary_ends_in_flight=self.reasons.get("save-in-flight", 0),
