@@ -88,6 +88,14 @@ def test_the_next_session_starts_with_a_clean_sheet(vf: Vf) -> None:
     assert reasons(vf) == [("nobody-asked", 1), ("idle", 1)]
 
 
+def test_other_drivers_answer_0_where_there_is_no_data_for_now(vf: Vf) -> None:
+    vf.go("RUNNING", "PRE_COPY")
+    vf.read(1, 100, final=2)
+    vf.go("PRE_COPY", "STOP_COPY")
+    vf.read(1, 100, final=1)
+    assert [(end.kind, end.calls) for end in events(vf, End)] == [("temporary", 2), ("final", 1)]
+
+
 def test_the_file_is_where_the_bytes_that_were_seen_end(vf: Vf) -> None:
     source_migrates(vf)
     source_migrates(vf)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from genbindings.errors import Error, UsageError
 from mlxtrace import capture, devices, host, layout, precopy
-from mlxtrace.catalogue import PROBES
+from mlxtrace.catalogue import GENERIC, PROBES
 from mlxtrace.cli import group
 from mlxtrace.cli_precopy import command
 
@@ -27,7 +27,7 @@ def invoke(*arguments: str) -> BaseException | None:
 @pytest.fixture
 def host_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     for check in ("require_privileges", "require_module", "require_headers"):
-        monkeypatch.setattr(host, check, lambda: None)
+        monkeypatch.setattr(host, check, lambda *_: None)
 
 
 def test_the_group_lists_every_subcommand() -> None:
@@ -171,3 +171,21 @@ def test_dry_run_names_what_is_absent_and_what_that_costs(
     at = next(n for n, line in enumerate(lines) if "save-read" in line)
     assert "absent" in lines[at]
     assert "so reads and ends of the stream are missing" in lines[at + 1]
+
+
+def test_the_places_of_any_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "kallsyms"
+    table.write_text(
+        "0 t one_save_read\t[one_vfio]\n0 t __pfx_one_save_read\t[one_vfio]\n"
+        "0 T two_vf_save_read\t[two]\n0 t three_save_read\t[unrelated]\n0 t kernel_save_read\n"
+        "0 d one_data_save_read\t[one_vfio]\n0 t one_restore_write\t[one_vfio]\n"
+    )
+    for core, driver in (("vfio", "one_vfio"), ("vfio_pci_core", "two")):
+        (tmp_path / core / "holders" / driver).mkdir(parents=True)
+    monkeypatch.setattr(host, "MODULES", tmp_path)
+    monkeypatch.setattr(host, "_symbols", table.read_text)
+    probes = {probe.name: probe for probe in GENERIC}
+    assert host.places(probes["save-read"]) == ["one_save_read", "two_vf_save_read"]
+    assert host.places(probes["resume-write"]) == ["one_restore_write"]
+    assert host.places(probes["precopy-ioctl"]) == []
+    assert host.places(probes["data-file"]) == ["fd_install"]

@@ -184,6 +184,15 @@ def test_the_running_kernels_btf() -> None:
 
 
 LAYOUTS = Layouts("a test", {wanted.macro: 8 * n for n, wanted in enumerate(WANTED)})
+GENERIC_LAYOUTS = Layouts(
+    "a test",
+    {
+        **{wanted.macro: 8 * n for n, wanted in enumerate(layout.WANTED_GENERIC)},
+        "OFF_INFO_INITIAL": 8,
+        "OFF_INFO_DIRTY": 16,
+    },
+    generic=True,
+)
 
 
 def test_the_catalogue_is_consistent() -> None:
@@ -199,7 +208,32 @@ def test_the_catalogue_is_consistent() -> None:
     made = re.findall(r"^int (\w+)\(", text, re.MULTILINE)
     known = {name for probe in catalogue.PROBES for name in probe.programs}
     assert {name for name in made if not name.startswith("fentry_")} == known
-    assert 2 + 2 * len(names) == counters.COUNT
+    assert 2 + 2 * len(catalogue.NUMBERS) == counters.COUNT
+
+
+def test_any_driver_has_a_program_of_its_own() -> None:
+    text = program.render(catalogue.GENERIC, GENERIC_LAYOUTS)
+    made = re.findall(r"^int (\w+)\(", text, re.MULTILINE)
+    assert set(made) == {name for probe in catalogue.GENERIC for name in probe.programs}
+    assert "OFF_MIGF" not in text
+    assert "OFF_MVDEV" not in text
+    assert catalogue.select(["data-file"], generic=True)[-1].name == "resume-write"
+    with pytest.raises(UsageError, match="device-ioctl"):
+        catalogue.select(["device-ioctl"], generic=True)
+
+
+@pytest.mark.parametrize("own_struct", [True, False])
+def test_layouts_of_the_core(tmp_path: Path, own_struct: bool) -> None:
+    text = DRIVER.replace("POSITION", "max_pos").replace("BUFFER", "")
+    if own_struct:
+        text += "struct vfio_device_file { long first; void *device; }; struct vfio_device_file f;"
+    path = compiled(tmp_path, text, "-g")
+    found = layout.resolve(layout.DwarfTypes(path), "DWARF", generic=True)
+    names = ("OFF_VDEV_DEV", "OFF_DEVICE_NAME", "OFF_FILE_PRIVATE", "OFF_FILE_POS")
+    expected = {name: EXPECTED[name] for name in names}
+    expected |= {"OFF_INFO_INITIAL": 8, "OFF_INFO_DIRTY": 16}
+    assert found.offsets == expected | ({"OFF_DEVICE_OF_FILE": 8} if own_struct else {})
+    assert not any(found.why_not(probe.name) for probe in catalogue.GENERIC)
 
 
 def test_probes_can_be_left_out_but_not_the_required_ones() -> None:
@@ -276,7 +310,7 @@ for name in sys.argv[2:]:
 """
 
 
-@pytest.mark.parametrize("variant", ["all", "filtered", "old driver"])
+@pytest.mark.parametrize("variant", ["all", "filtered", "old driver", "any driver"])
 def test_the_program_compiles_and_the_verifier_takes_it(tmp_path: Path, variant: str) -> None:
     tree = tmp_path / "headers"
     tree.mkdir()
@@ -288,6 +322,8 @@ def test_the_program_compiles_and_the_verifier_takes_it(tmp_path: Path, variant:
             "a test", {k: v for k, v in LAYOUTS.offsets.items() if k not in OF_BUFFER}
         )
         probes = [probe for probe in probes if not layouts.why_not(probe.name)]
+    if variant == "any driver":
+        layouts, probes = GENERIC_LAYOUTS, list(catalogue.GENERIC)
     path = tmp_path / "program.c"
     path.write_text(program.render(probes, layouts, filtered=variant == "filtered"))
     # Loading asks the kernel that runs, which takes root; compiling does not.

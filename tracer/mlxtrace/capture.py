@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from genbindings.errors import Error
 from mlxtrace import counters, fentry, host, program, records
-from mlxtrace.catalogue import PROBES, Probe
+from mlxtrace.catalogue import DRIVERS, NUMBERS, Probe
 from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.flows import Flows, own_record
 from mlxtrace.kprobe import Attacher, Attachment, is_absent
@@ -172,35 +172,45 @@ class Capture:
             return ProbeState.absent(probe, lacks)
         if probe.interrupt and (state := self._attach_by_fentry(probe)) is not None:
             return state
-        attacher = self._require_attacher()
         programs = [
             self._bpf.load_func(name.encode(), bcc.BPF.KPROBE).fd for name in probe.programs
         ]
         problem = ""
-        for symbol in probe.symbols:
-            done: list[Attachment] = []
-            try:
-                for number, descriptor in enumerate(programs):
-                    done.append(attacher.attach(descriptor, symbol, at_return=number == 1))
-            except OSError as error:
-                for attachment in done:
-                    attacher.detach(attachment)
-                if not is_absent(error):
-                    raise Error(
-                        f"the kernel refuses a probe on {symbol}: {error.strerror}",
-                        "see dmesg; lockdown and perf_event_paranoid can forbid probes",
-                    ) from None
-                why = host.why_absent(symbol, probe.module) or "refused by the kernel"
+        places = []
+        for symbol in host.places(probe):
+            if why := self._attach_to(probe, programs, symbol):
                 problem = problem or why
                 continue
-            self._attached[probe.name] = done
-            return ProbeState(probe, ATTACHED, symbol=symbol, how="kprobe")
+            places.append(symbol)
+            if probe.module != DRIVERS:
+                break
+        if places:
+            return ProbeState(probe, ATTACHED, symbol=", ".join(places), how="kprobe")
         if probe.required:
             raise Error(
                 f"the probe {probe.name} has no place: {probe.symbols[0]} is {problem}",
                 f"without it {probe.loses}",
             )
-        return ProbeState.absent(probe, problem)
+        return ProbeState.absent(probe, problem or host.NO_DRIVER)
+
+    def _attach_to(self, probe: Probe, programs: Sequence[int], symbol: str) -> str:
+        """Attach to the entry, or entry and return, of one function; return why not, or ""."""
+        attacher = self._require_attacher()
+        done: list[Attachment] = []
+        try:
+            for number, descriptor in enumerate(programs):
+                done.append(attacher.attach(descriptor, symbol, at_return=number == 1))
+        except OSError as error:
+            for attachment in done:
+                attacher.detach(attachment)
+            if not is_absent(error):
+                raise Error(
+                    f"the kernel refuses a probe on {symbol}: {error.strerror}",
+                    "see dmesg; lockdown and perf_event_paranoid can forbid probes",
+                ) from None
+            return host.why_absent(symbol, probe.module) or "refused by the kernel"
+        self._attached.setdefault(probe.name, []).extend(done)
+        return ""
 
     def _attach_by_fentry(self, probe: Probe) -> ProbeState | None:
         """Attach where the kernel and the module's BTF allow it; None where they do not."""
@@ -235,16 +245,14 @@ class Capture:
                 break
         result = Counters(after[counters.LOST], after[counters.UNTRACKED])
         attacher = self._require_attacher()
-        for index, probe in enumerate(PROBES):
-            if probe.name not in self._attached:
-                continue
-            slot = counters.FIRST_PROBE + 2 * index
-            skips = [attacher.skipped(a) for a in self._attached[probe.name]]
+        for name, attachments in self._attached.items():
+            slot = counters.FIRST_PROBE + 2 * NUMBERS[name]
+            skips = [attacher.skipped(a) for a in attachments]
             counted = [skip for skip in skips if skip is not None]
-            result.probes[probe.name] = ProbeCounts(
+            result.probes[name] = ProbeCounts(
                 entries=after[slot],
                 returns=after[slot + 1],
-                open=still_open.get(index, 0),
+                open=still_open.get(NUMBERS[name], 0),
                 skipped=sum(counted) if counted else None,
             )
         return result

@@ -62,6 +62,9 @@ class Probe:
 DRIVER = "mlx5_vfio_pci"
 CORE = "mlx5_core"
 VFIO = "vfio"
+DRIVERS = "vfio drivers"
+"""In place of a module: all that use VFIO's core. The symbols of such a probe are patterns, and it
+is put on every function that one of them fits."""
 
 PROBES: tuple[Probe, ...] = (
     Probe(
@@ -186,6 +189,66 @@ PROBES: tuple[Probe, ...] = (
     ),
 )
 
+GENERIC: tuple[Probe, ...] = (
+    Probe(
+        "device-ioctl",
+        ("vfio_device_fops_unl_ioctl",),
+        VFIO,
+        "each SET_STATE and each VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: who asked, how long, result",
+        "there are no states, and so no sessions",
+        returns=True,
+        required=True,
+    ),
+    Probe(
+        "next-state",
+        ("vfio_mig_get_next_state",),
+        VFIO,
+        "each arc that a SET_STATE walks",
+        "only whole SET_STATE calls are shown, not their arcs",
+        returns=True,
+    ),
+    Probe(
+        "data-file",
+        ("fd_install",),
+        "vmlinux",
+        "which device a data file belongs to",
+        "there are neither ioctls nor reads nor writes",
+    ),
+    Probe(
+        "precopy-ioctl",
+        ("*precopy_ioctl",),
+        DRIVERS,
+        "each VFIO_MIG_GET_PRECOPY_INFO: initial and dirty bytes, latency, error",
+        "there are no ioctl rows (a driver without PRE_COPY has none)",
+        returns=True,
+    ),
+    Probe(
+        "save-read",
+        ("*save_read",),
+        DRIVERS,
+        "bytes read, temporary ends, the final end of the stream",
+        "reads and ends of the stream are missing",
+        returns=True,
+    ),
+    Probe(
+        "resume-write",
+        ("*resume_write", "*restore_write"),
+        DRIVERS,
+        "bytes written to the target",
+        "writes are missing",
+        returns=True,
+    ),
+)
+"""What any driver of VFIO migration has, seen from VFIO's core."""
+
+NUMBERS = {
+    name: number
+    for number, name in enumerate(dict.fromkeys(probe.name for probe in (*PROBES, *GENERIC)))
+}
+"""A number for each probe of either kind, by which the BPF program counts its calls."""
+
+RETURNING = frozenset(probe.name for probe in (*PROBES, *GENERIC) if probe.returns)
+
 SEVENTH_ARGUMENT = {
     # System V: arguments 7 and up are on the stack, above the return address.
     "x86_64": "load64(PT_REGS_SP(ctx) + 8)",
@@ -195,16 +258,19 @@ SEVENTH_ARGUMENT = {
 """How C reaches a function's 7th argument at its entry, by ``platform.machine()``."""
 
 
-def select(without: Collection[str] = ()) -> tuple[Probe, ...]:
+def select(without: Collection[str] = (), *, generic: bool = False) -> tuple[Probe, ...]:
     """Return the probes to attach, less the optional ones named in ``without``.
+
+    ``generic``: those for any driver of VFIO migration, not those for mlx5.
 
     Raises:
         UsageError: ``without`` names something that is not a probe, or a required one.
     """
-    names = {probe.name: probe for probe in PROBES}
+    probes = GENERIC if generic else PROBES
+    names = {probe.name: probe for probe in probes}
     for name in without:
         if name not in names:
             raise UsageError(f"there is no probe {name!r}", f"probes: {', '.join(names)}")
         if names[name].required:
             raise UsageError(f"nothing can be traced without the probe {name!r}")
-    return tuple(probe for probe in PROBES if probe.name not in without)
+    return tuple(probe for probe in probes if probe.name not in without)

@@ -46,6 +46,13 @@ Examples:
     metavar="N",
     help="Size of the ring, a power of two.",
 )
+@click.option(
+    "--driver",
+    type=click.Choice(["mlx5", "any"]),
+    default="mlx5",
+    show_default=True,
+    help="Trace mlx5 VFs, or what any driver of VFIO migration does.",
+)
 @click.option("--without", multiple=True, metavar="PROBE", help="Leave an optional probe out.")
 @click.option("--dry-run", is_flag=True, help="List the probes and their places, and exit.")
 @click.option("--ebpf", is_flag=True, help="Print the BPF program, and exit.")
@@ -58,6 +65,7 @@ def command(
     recording: Path | None,
     strict: bool,
     ring_pages: int,
+    driver: str,
     without: tuple[str, ...],
     dry_run: bool,
     ebpf: bool,
@@ -83,6 +91,7 @@ def command(
         strict=strict,
         command=_words(command_line or ""),
         without=without,
+        generic=driver == "any",
     )
     if ebpf:
         print(precopy.source(options), end="")

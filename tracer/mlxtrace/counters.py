@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxtrace.catalogue import PROBES
+from mlxtrace.catalogue import NUMBERS, RETURNING
 
 LOST = 0
 UNTRACKED = 1
 FIRST_PROBE = 2
-COUNT = FIRST_PROBE + 2 * len(PROBES)
+COUNT = FIRST_PROBE + 2 * len(NUMBERS)
 """Slots of the program's array: the two above, then entries and returns of each probe."""
 
 
@@ -50,11 +50,10 @@ class Counters:
     @property
     def missed_returns(self) -> int:
         """Calls whose return the kernel did not report, though they did return."""
-        returning = {probe.name for probe in PROBES if probe.returns}
         return sum(
             max(0, counts.entries - counts.returns - counts.open)
             for name, counts in self.probes.items()
-            if name in returning
+            if name in RETURNING
         )
 
     @property

@@ -53,7 +53,9 @@ class DataPath:
             self._fell_back = True
         self._saves[issue_ns] = save
 
-    def flow(self, raw: Raw, direction: str, *, in_flight: bool) -> Iterator[Event]:
+    def flow(
+        self, raw: Raw, direction: str, *, in_flight: bool, in_precopy: bool
+    ) -> Iterator[Event]:
         """A snapshot of the read or write totals: what came since the last one.
 
         Everything that changes why there is no data makes a record, and a snapshot before it, so
@@ -85,9 +87,11 @@ class DataPath:
                 position_bytes=position,
                 gap_bytes=gap,
             )
+        # Where mlx5 answers ENOMSG, other drivers answer 0.
+        temporary, final = (delta[5] + delta[6], 0) if in_precopy else delta[5:7]
         for kind, number in (
-            ("temporary", delta[5]),
-            ("final", delta[6]),
+            ("temporary", temporary),
+            ("final", final),
             ("again", delta[7]),
             ("error", delta[8]),
         ):

@@ -8,11 +8,12 @@ import os
 import platform
 import re
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from genbindings.errors import Error
 from mlxtrace import devices
-from mlxtrace.catalogue import DRIVER
+from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe
 
 PCI_DRIVERS = Path("/sys/bus/pci/drivers")
 MODULES = Path("/sys/module")
@@ -20,18 +21,22 @@ LOCKDOWN = Path("/sys/kernel/security/lockdown")
 KALLSYMS = Path("/proc/kallsyms")
 STATUS = Path("/proc/self/status")
 
+NO_DRIVER = "in no driver of VFIO that is loaded"
+
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 
-def require_vf(text: str) -> str:
+def require_vf(text: str, *, generic: bool = False) -> str:
     """Return the full name of the VF that a user calls ``text``; the migration driver has it.
+
+    ``generic``: any driver may have it.
 
     Raises:
         UsageError: it is no device's address.
         Error: it is not there, or another driver or none has it.
     """
     device = devices.lookup(text)
-    if ":" in device.name and device.driver != DRIVER:
+    if ":" in device.name and device.driver != DRIVER and not generic:
         raise Error(
             f"{device.name} is bound to {device.driver or 'no driver'}, not to {DRIVER}",
             devices.bind_hint(device),
@@ -70,14 +75,14 @@ def require_privileges() -> None:
         )
 
 
-def require_module() -> None:
+def require_module(module: str = DRIVER) -> None:
     """Check that the driver is loaded.
 
     Raises:
         Error: it is not.
     """
-    if not (MODULES / DRIVER).exists():
-        raise Error(f"the module {DRIVER} is not loaded", f"modprobe {DRIVER}")
+    if not (MODULES / module).exists():
+        raise Error(f"the module {module} is not loaded", f"modprobe {module}")
 
 
 def require_headers() -> None:
@@ -120,6 +125,29 @@ def why_absent(symbol: str, module: str) -> str:
     if f"[{module}]" not in table and not (MODULES / module).exists():
         return f"not in this kernel ({module} is not loaded)"
     return "not in this build (inlined, or the driver does not have it)"
+
+
+def places(probe: Probe) -> list[str]:
+    """Return the functions that ``probe`` can be tried on, the best one first.
+
+    For a probe on all drivers of VFIO those of their functions that its patterns fit.
+    """
+    if probe.module != DRIVERS:
+        return list(probe.symbols)
+    modules = {
+        holder.name
+        for name in (VFIO, "vfio_pci_core", "mdev")
+        for holder in (MODULES / name / "holders").glob("*")
+    }
+    found = []
+    for line in _symbols().splitlines():
+        words = line.split()
+        if len(words) != 4 or words[1] not in "tT" or words[3].strip("[]") not in modules:
+            continue
+        name = words[2]
+        if not name.startswith("__") and any(fnmatchcase(name, p) for p in probe.symbols):
+            found.append(name)
+    return found
 
 
 @functools.cache

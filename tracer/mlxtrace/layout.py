@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from genbindings.errors import Error
-from mlxtrace.catalogue import DRIVER
+from mlxtrace.catalogue import DRIVER, VFIO
+from mlxuapi import vfio as uapi
 
 MODULES = Path("/lib/modules")
 DEBUG_FILES = Path("/usr/lib/debug/lib/modules")
@@ -78,6 +79,18 @@ WANTED: tuple[Wanted, ...] = (
 )
 
 
+# The same for any driver, from VFIO's core alone.
+WANTED_GENERIC: tuple[Wanted, ...] = (
+    *(
+        wanted
+        for wanted in WANTED
+        if wanted.macro in ("OFF_VDEV_DEV", "OFF_DEVICE_NAME", "OFF_FILE_PRIVATE", "OFF_FILE_POS")
+    ),
+    # Newer kernels have a struct for the file of a device, in 6.1 it is the device.
+    Wanted("OFF_DEVICE_OF_FILE", (("vfio_device_file", "device"),), needed=False),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Layouts:
     """The offsets of the program.
@@ -85,10 +98,12 @@ class Layouts:
     Attributes:
         source: where they are from: ``BTF of mlx5_vfio_pci``, ``DWARF of /lib/…``.
         offsets: bytes, by macro. Optional ones that do not exist are absent.
+        generic: whether they are those of VFIO's core only.
     """
 
     source: str
     offsets: dict[str, int]
+    generic: bool = False
 
     @property
     def has_buffers(self) -> bool:
@@ -112,6 +127,8 @@ class Layouts:
 
     def why_not(self, probe: str) -> str:
         """Say what ``probe`` needs and the driver lacks; "" if it can be attached."""
+        if self.generic:
+            return ""
         if probe == "precopy-ioctl" and not self.has_precopy_info:
             return "this driver has no PRE_COPY"
         if probe.startswith("buffer-") and not self.has_buffers:
@@ -125,15 +142,17 @@ class Layouts:
         return ""
 
 
-def resolve(types: Types, source: str) -> Layouts:
+def resolve(types: Types, source: str, *, generic: bool = False) -> Layouts:
     """Look up all of :data:`WANTED` in ``types``, which ``source`` names.
+
+    ``generic``: :data:`WANTED_GENERIC` instead.
 
     Raises:
         Error: a needed field is not there; the message names all of them.
     """
     offsets: dict[str, int] = {}
     missing: list[str] = []
-    for wanted in WANTED:
+    for wanted in WANTED_GENERIC if generic else WANTED:
         total = 0
         for struct, field in wanted.parts:
             names = (field,) if isinstance(field, str) else field
@@ -151,7 +170,11 @@ def resolve(types: Types, source: str) -> Layouts:
             "this driver is laid out in a way that mlxtrace has not seen yet: please report it "
             "with the module's version",
         )
-    return Layouts(source, offsets)
+    if generic:
+        # Part of the ABI.
+        for macro, field in (("INITIAL", "initial_bytes"), ("DIRTY", "dirty_bytes")):
+            offsets[f"OFF_INFO_{macro}"] = getattr(uapi.vfio_precopy_info, field).offset
+    return Layouts(source, offsets, generic)
 
 
 class DwarfTypes:
@@ -160,7 +183,8 @@ class DwarfTypes:
     def __init__(self, path: Path) -> None:
         from genbindings import dwarf
 
-        names = {struct for wanted in WANTED for struct, _ in wanted.parts}
+        wanted = (*WANTED, *WANTED_GENERIC)
+        names = {struct for each in wanted for struct, _ in each.parts}
         self._layouts = dwarf.struct_layouts(path, names)
 
     def offset(self, struct: str, *path: str) -> int | None:
@@ -209,7 +233,7 @@ def of_running_module() -> Layouts:
     if types is not None and types.has_struct(_FILE):
         return resolve(types, f"BTF of {DRIVER}")
     tried = []
-    for path in _module_files():
+    for path in _module_files(DRIVER):
         tried.append(str(path))
         try:
             dwarf = DwarfTypes(path)
@@ -225,11 +249,36 @@ def of_running_module() -> Layouts:
     )
 
 
-def _module_files() -> list[Path]:
+def of_running_core() -> Layouts:
+    """Return the layouts of VFIO's core, which is enough for :data:`catalogue.GENERIC`.
+
+    Raises:
+        Error: neither BTF nor DWARF of it is to be found, or a needed field is not there.
+    """
+    from mlxtrace.btf import Btf
+
+    # The core may be part of the kernel.
+    for types, source in ((Btf.of_module(VFIO), f"BTF of {VFIO}"), (Btf.of_kernel(), "BTF")):
+        if types is not None and types.has_struct("vfio_device"):
+            return resolve(types, source, generic=True)
+    for path in _module_files(VFIO):
+        try:
+            dwarf = DwarfTypes(path)
+        except Error:
+            continue
+        if dwarf.found:
+            return resolve(dwarf, f"DWARF of {path}", generic=True)
+    raise Error(
+        f"the layout of VFIO's structs is unknown: no BTF (/sys/kernel/btf/{VFIO}) and no DWARF",
+        "load the module vfio, or build it with CONFIG_DEBUG_INFO_BTF",
+    )
+
+
+def _module_files(module: str) -> list[Path]:
     release = platform.release()
     candidates = []
     answer = subprocess.run(
-        ["modinfo", "-n", DRIVER], capture_output=True, text=True, check=False, env=_tool_env()
+        ["modinfo", "-n", module], capture_output=True, text=True, check=False, env=_tool_env()
     )
     if answer.returncode == 0:
         own = Path(answer.stdout.strip())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from genbindings.errors import Error
 from mlxtrace import host, layout, output, probetable, program
 from mlxtrace.capture import Capture, load_bcc
-from mlxtrace.catalogue import Probe, select
+from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe, select
 from mlxtrace.decoder import Decoder
 from mlxtrace.probetable import ProbeState
 from mlxtrace.recording import Writer
@@ -43,15 +43,16 @@ class Options:
     strict: bool = False
     command: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    generic: bool = False
     argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
 
 
 def source(options: Options) -> str:
     """Return the BPF program that would run here (``--ebpf``)."""
-    host.require_module()
+    host.require_module(VFIO if options.generic else DRIVER)
     return program.render(
-        select(options.without),
-        layout.of_running_module(),
+        select(options.without, generic=options.generic),
+        _layouts(options),
         filtered=bool(options.devices),
         ring_pages=options.ring_pages,
     )
@@ -59,9 +60,9 @@ def source(options: Options) -> str:
 
 def dry_run(options: Options, stream: TextIO) -> None:
     """Print each probe with its place on this kernel, after all the checks of a real run."""
-    probes = select(options.without)
-    _check()
-    layouts = layout.of_running_module()
+    probes = select(options.without, generic=options.generic)
+    _check(options)
+    layouts = _layouts(options)
     load_bcc()
     table = []
     for probe in probes:
@@ -84,12 +85,12 @@ def run(options: Options, stream: TextIO) -> int:
     Raises:
         Error: something that tracing needs is missing.
     """
-    probes = select(options.without)
-    names = [host.require_vf(name) for name in options.devices]
+    probes = select(options.without, generic=options.generic)
+    names = [host.require_vf(name, generic=options.generic) for name in options.devices]
     if options.command and shutil.which(options.command[0]) is None:
         raise Error(f"cannot run {options.command[0]}: there is no such command")
-    _check()
-    layouts = layout.of_running_module()
+    _check(options)
+    layouts = _layouts(options)
     load_bcc()
     host.require_headers()
     capture = Capture(probes, layouts, names, options.ring_pages)
@@ -107,7 +108,7 @@ def run(options: Options, stream: TextIO) -> int:
     printer = output.Output(
         stream, output.meta_of(header), as_json=options.as_json, verbose=options.verbose
     )
-    _announce(names, states, len(probes), options.verbose)
+    _announce(names, states, len(probes), options)
     decoder = Decoder()
 
     def take(chunk: bytes) -> None:
@@ -140,14 +141,20 @@ def run(options: Options, stream: TextIO) -> int:
     return output.STRICT_STATUS if options.strict and not printer.complete else 0
 
 
-def _check() -> None:
+def _check(options: Options) -> None:
     host.require_privileges()
-    host.require_module()
+    host.require_module(VFIO if options.generic else DRIVER)
+
+
+def _layouts(options: Options) -> layout.Layouts:
+    return layout.of_running_core() if options.generic else layout.of_running_module()
 
 
 def _place(probe: Probe) -> tuple[str, str]:
     """Return the symbol that the probe can sit on, or "" and why there is none."""
     reason = ""
+    if probe.module == DRIVERS:
+        return ", ".join(host.places(probe)), host.NO_DRIVER
     for symbol in probe.symbols:
         why = host.why_absent(symbol, probe.module)
         if not why:
@@ -156,9 +163,13 @@ def _place(probe: Probe) -> tuple[str, str]:
     return "", reason
 
 
-def _announce(names: list[str], states: list[dict[str, object]], total: int, verbose: bool) -> None:
+def _announce(
+    names: list[str], states: list[dict[str, object]], total: int, options: Options
+) -> None:
     """Say on stderr that tracing runs; stdout has nothing but rows."""
-    where = ", ".join(names) if names else "all VFs"
+    verbose = options.verbose
+    what = "VFIO migration" if options.generic else "mlx5 VF pre-copy"
+    where = ", ".join(names) if names else "all devices" if options.generic else "all VFs"
     count = probetable.attached(states)
     for state in states:
         if state["state"] == probetable.ABSENT and not verbose:
@@ -168,7 +179,7 @@ def _announce(names: list[str], states: list[dict[str, object]], total: int, ver
                 file=sys.stderr,
             )
     print(
-        f"Tracing mlx5 VF pre-copy on {where} ({count}/{total} probes)... Ctrl-C to end.",
+        f"Tracing {what} on {where} ({count}/{total} probes)... Ctrl-C to end.",
         file=sys.stderr,
     )
     if verbose:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from genbindings import resources
 from genbindings.errors import Error
 from mlxtrace import counters, records
-from mlxtrace.catalogue import PROBES, SEVENTH_ARGUMENT, Probe
+from mlxtrace.catalogue import NUMBERS, SEVENTH_ARGUMENT, Probe
 from mlxtrace.mailbox import Opcode
+from mlxuapi import vfio as uapi
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,10 +55,12 @@ def render(
     names = {probe.name for probe in probes if not layouts.why_not(probe.name)}
     template = resources.environment().get_template(TEMPLATE)
     return template.render(
-        constants=_constants(layouts),
+        constants=[(name, int(value)) for name, value in _constants(layouts)],
         buckets=records.BUCKETS,
         counter_count=counters.COUNT,
         filtered=filtered,
+        generic=layouts.generic,
+        has_device_file="OFF_DEVICE_OF_FILE" in layouts.offsets,
         buffer_bytes=_buffer_bytes(layouts),
         has_buffers=layouts.has_buffers,
         name_words=records.NAME_LENGTH // 8,
@@ -81,7 +84,7 @@ def _constants(layouts: Layouts) -> list[tuple[str, int]]:
     return [
         *layouts.offsets.items(),
         *((f"KIND_{kind.name}", int(kind)) for kind in records.Kind),
-        *((f"PROBE_{p.identifier.upper()}", index) for index, p in enumerate(PROBES)),
+        *((f"PROBE_{n.upper().replace('-', '_')}", number) for n, number in NUMBERS.items()),
         ("COUNTER_LOST", counters.LOST),
         ("COUNTER_UNTRACKED", counters.UNTRACKED),
         ("COUNTER_PROBES", counters.FIRST_PROBE),
@@ -93,6 +96,13 @@ def _constants(layouts: Layouts) -> list[tuple[str, int]]:
         ("OPCODE_QUERY", Opcode.QUERY_VHCA_MIGRATION_STATE),
         ("OPCODE_SAVE", Opcode.SAVE_VHCA_STATE),
         ("OPCODE_LAST", Opcode.LOAD_VHCA_STATE),
+        ("IOCTL_FEATURE", uapi.VFIO_DEVICE_FEATURE),
+        ("FEATURE_MASK", uapi.VFIO_DEVICE_FEATURE_MASK),
+        ("FEATURE_GET", uapi.VFIO_DEVICE_FEATURE_GET),
+        ("FEATURE_SET", uapi.VFIO_DEVICE_FEATURE_SET),
+        ("FEATURE_PROBE", uapi.VFIO_DEVICE_FEATURE_PROBE),
+        ("FEATURE_STATE", uapi.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE),
+        ("FEATURE_DATA_SIZE", uapi.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE),
         ("ERRNO_NOMSG", errno.ENOMSG),
         ("ERRNO_AGAIN", errno.EAGAIN),
         ("CLASS_DATA", 0),

@@ -140,7 +140,12 @@ class VfSession:
 
     def flow(self, raw: Raw, direction: str) -> Iterator[Event]:
         """A snapshot of the read or write totals."""
-        return self._data.flow(raw, direction, in_flight=bool(self._issued))
+        return self._data.flow(
+            raw,
+            direction,
+            in_flight=bool(self._issued),
+            in_precopy=self._state in ("PRE_COPY", "PRE_COPY_P2P") and self._arc is None,
+        )
 
     def buffer(self, raw: Raw) -> Iterator[Event]:
         """A buffer came, went, or got a memory key."""
