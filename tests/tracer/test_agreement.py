@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from genbindings.errors import Error
-from mlxtrace.agreement import compare
+from mlxtrace.agreement import compare, compare_firmware
 
 SOURCE, TARGET = "0000:01:00.1", "0000:01:00.2"
 SIZES = [4096, 23, 29, 31]
@@ -101,3 +101,40 @@ def test_a_trace_without_one_of_the_vfs_is_an_error() -> None:
 def test_a_trace_that_was_cut_is_an_error() -> None:
     with pytest.raises(Error, match="was cut"):
         compare(client(), [event for event in events() if event["type"] != "lost"])
+
+
+FIRMWARE = {
+    "save": 5,
+    "save_initial": 1,
+    "save_middle": 2,
+    "save_final": 1,
+    "save_cleanup": 1,
+    "save_failed": 0,
+    "save_bytes": sum(SIZES),
+    "load": 0,
+    "load_failed": 0,
+    "load_bytes": 0,
+    "query": 2,
+    "suspend": 1,
+    "resume": 0,
+}
+
+
+def traced_commands() -> list[dict[str, Any]]:
+    commands = [(SOURCE, "QUERY"), (SOURCE, "QUERY"), (SOURCE, "SUSPEND"), (TARGET, "RESUME")]
+    found = [{"type": "command", "bdf": bdf, "name": name} for bdf, name in commands]
+    counts = {"saves": 5, "cleanup_saves": 1, "loads": 0, "load_bytes": [], "failed_loads": 0}
+    return [*found, *[e | counts if e["type"] == "summary" else e for e in events()]]
+
+
+def test_the_firmware_is_a_witness_too() -> None:
+    rows = compare_firmware(SOURCE, FIRMWARE, traced_commands())
+    assert [row for row in rows if not row.agrees] == []
+    assert {row.name for row in rows} == {f"{SOURCE} {name}" for name in FIRMWARE}
+
+
+@pytest.mark.parametrize("name", FIRMWARE)
+def test_each_command_that_differs_is_noticed(name: str) -> None:
+    counted = FIRMWARE | {name: FIRMWARE[name] + 1}
+    differ = [row for row in compare_firmware(SOURCE, counted, traced_commands()) if not row.agrees]
+    assert [row.name for row in differ] == [f"{SOURCE} {name}"]

@@ -105,6 +105,40 @@ def compare(client: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> l
     return rows
 
 
+def compare_firmware(
+    bdf: str, counted: Mapping[str, int], events: Sequence[Mapping[str, Any]]
+) -> list[Row]:
+    """Return the figures of one VF's commands: what its firmware counted, and what was traced.
+
+    ``counted`` are the firmware's own counters of the VF, over the time of the trace; in a row
+    they are in the client's place.
+
+    Raises:
+        Error: the trace has no summary of the VF.
+    """
+    summary = _summary(events, bdf)
+    names = [e["name"] for e in events if e["type"] == "command" and e["bdf"] == bdf]
+    traced = {
+        "save": summary["saves"],
+        "save_initial": summary["initial_images"],
+        "save_middle": summary["middle_images"],
+        "save_final": summary["final_images"],
+        "save_cleanup": summary["cleanup_saves"],
+        "save_failed": summary["failed_saves"],
+        "save_bytes": sum(size or 0 for size in summary["image_bytes"]),
+        "load": summary["loads"],
+        "load_failed": summary["failed_loads"],
+        "load_bytes": sum(summary["load_bytes"]),
+        "query": names.count("QUERY"),
+        "suspend": names.count("SUSPEND"),
+        "resume": names.count("RESUME"),
+    }
+    return [
+        Row(f"{bdf} {name}", counted[name], ours, counted[name] == ours)
+        for name, ours in traced.items()
+    ]
+
+
 def _clean(name: str, count: int) -> Row:
     return Row(name, None, count, count == 0)
 
