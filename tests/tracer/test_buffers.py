@@ -85,6 +85,14 @@ def test_what_is_held(vf: Vf) -> None:
     assert all(line.endswith("ENOMEM") for line in shown)
 
 
+def test_a_buffer_that_grows(vf: Vf) -> None:
+    vf.alloc(0x5000, 0)
+    vf.put(Kind.MKEY, vf.clock.now, 0x5000, 8192)
+    vf.free(0x5000, 12288)
+    assert [b.held_bytes for b in events(vf, Buffer)] == [0, 0, 8192, 0]
+    assert events(vf, Summary)[0].held_bytes_max == 12288
+
+
 def test_how_long_the_queue_was(vf: Vf) -> None:
     vf.go("RUNNING", "PRE_COPY")
     vf.save(INITIAL, 4096)

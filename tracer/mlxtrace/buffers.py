@@ -50,7 +50,12 @@ class Buffers:
             self._held.pop(buffer, None)
         else:
             action = "mkey"
-            took = raw.boot_ns - raw.value[0]
+            start, buffer, size = raw.value[:3]
+            took = raw.boot_ns - start
+            allocated = size or None
+            # It may have grown since it was allocated.
+            if buffer in self._held and size:
+                self._held[buffer] = size
         return Buffer(
             **who,
             action=action,

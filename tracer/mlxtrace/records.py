@@ -89,7 +89,8 @@ class Kind(enum.IntEnum):
     BUFFER_FREE = 19
     """buffer, bytes allocated."""
     MKEY = 20
-    """start, buffer (before Linux 6.2 the data file); result: errno of creating its memory key."""
+    """start, buffer (before Linux 6.2 the data file), bytes allocated (0: unknown); result: errno
+    of creating its memory key."""
     DATA_SIZE = 21
     """start, bytes of a stop-copy; result: errno."""
     HEADER = 22

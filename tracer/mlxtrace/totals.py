@@ -190,15 +190,17 @@ class Totals:
         )
 
     def _buffer(self, event: Buffer) -> None:
-        self.held_bytes_max = max(self.held_bytes_max, event.held_bytes)
+        held = event.held_bytes
         if event.action == "free":
             self.buffers_freed += 1
+            held += event.allocated_bytes or 0
         elif event.action == "mkey":
             self.mkeys += not event.errno
             self.mkey_ns += event.took_ns or 0
         else:
             self.buffers_allocated += not event.errno
             self.buffer_ns += event.took_ns or 0
+        self.held_bytes_max = max(self.held_bytes_max, held)
 
     def _gap(self, event: Read | End) -> None:
         if event.gap_bytes is not None:
