@@ -73,6 +73,18 @@ def test_a_reset_without_a_session_is_none(vf: Vf) -> None:
     assert aborts(vf) == []
 
 
+def test_a_reset_of_what_a_failed_arc_left_over_is_told(vf: Vf) -> None:
+    vf.taken(Kind.RESET, "PRE_COPY", RESET, IOCTL)
+    (abort,) = aborts(vf)
+    assert (abort.cause, abort.state, abort.direction) == ("reset", "PRE_COPY", "")
+
+
+def test_the_reset_that_ends_a_close_is_part_of_it(vf: Vf) -> None:
+    vf.taken(Kind.SESSION_END, "PRE_COPY", "mlx5vf_pci_close_device+0x1", saving=1)
+    vf.taken(Kind.RESET, "PRE_COPY", RESET)
+    assert [abort.cause for abort in aborts(vf)] == ["close"]
+
+
 @pytest.mark.parametrize(
     ("functions", "cause", "state"),
     [

@@ -10,12 +10,14 @@ from mlxtrace import records
 from mlxtrace.decoder import Decoder
 from mlxtrace.events import End, Histogram, Read
 from mlxtrace.flows import Flows
-from mlxtrace.records import BUCKETS, Kind
+from mlxtrace.mailbox import STATES
+from mlxtrace.records import BUCKETS, Kind, Raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VDEV = 0x1000
+STOPPED = Raw(77, VDEV, 1, 1, Kind.SET_STATE, 0, 0, b"", (STATES.index("STOP"),))
 
 
 def flow(**fields: int) -> SimpleNamespace:
@@ -75,13 +77,23 @@ def test_a_histogram_is_told_when_it_has_changed() -> None:
     writes.sizes[4] = 1
     writes.sizes[30] = 2
     flows = Flows(Table({VDEV: device(flow(), writes, announced=1)}))
-    made = list(flows.histograms(VDEV))
+    made = list(flows.after(STOPPED))
     # Of the four records that the buckets take, those with anything in them.
     assert kinds(made) == [Kind.HISTOGRAM] * 2
     (event,) = Decoder().feed(b"".join(made))
     assert isinstance(event, Histogram)
     assert (event.direction, event.measure) == ("write", "size_bytes")
     assert (event.counts[4], event.counts[30], sum(event.counts)) == (1, 2, 3)
-    assert list(flows.histograms(VDEV)) == []
+    assert event.boot_ns == STOPPED.boot_ns
+    assert list(flows.after(STOPPED)) == []
     assert list(flows.rest()) == []
-    assert list(flows.histograms(VDEV + 1)) == []
+    assert list(flows.after(STOPPED._replace(vdev=VDEV + 1))) == []
+
+
+def test_a_histogram_is_not_told_while_the_session_goes_on() -> None:
+    reads = flow(calls=1)
+    reads.sizes[4] = 1
+    flows = Flows(Table({VDEV: device(reads, flow(), announced=1)}))
+    for state in ("PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "RESUMING"):
+        assert list(flows.after(STOPPED._replace(value=(STATES.index(state),)))) == []
+    assert kinds(list(flows.after(STOPPED._replace(kind=Kind.SESSION_END)))) == [Kind.HISTOGRAM]

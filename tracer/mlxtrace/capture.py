@@ -155,7 +155,7 @@ class Capture:
             return 0
         self._chunks.append(chunk)
         if kind in _MAY_END:
-            self._chunks.extend(self._require_flows().histograms(records.unpack(chunk).vdev))
+            self._chunks.extend(self._require_flows().after(records.unpack(chunk)))
         return 0
 
     def _frames(self, raw: records.Raw) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxtrace import records
-from mlxtrace.mailbox import state_name
+from mlxtrace.mailbox import MIGRATING, state_name
 from mlxtrace.records import FLAG_ORDERED, Raw
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Ending:
         raw: the record of whoever caused it.
         cause: ``reset``, ``close``, ``vf-disabled``, or ``unknown``.
         state: the state that it met; "" if that is not known.
-        direction: ``read`` for a saving session, ``write`` for a resuming one.
+        direction: ``read`` for a saving session, ``write`` for a resuming one, "" if its data file
+            was gone before.
         stack: the kernel functions that led there, the innermost first.
     """
 
@@ -52,6 +53,7 @@ class Endings:
     def __init__(self) -> None:
         self._frames: list[Raw] = []
         self._reset: tuple[Raw, list[str]] | None = None
+        self._over = False
 
     def frame(self, raw: Raw) -> None:
         """One more function on the stack of the record that comes next."""
@@ -61,9 +63,11 @@ class Endings:
         """A reset is done."""
         stack = self._take_frames(raw)
         self._reset = raw, stack
-        if not _is_live(raw):
+        state = state_name(raw.value[0])
+        # VFIO's core resets what was closed, in whatever state that left it.
+        if not _is_live(raw) and (self._over or state not in MIGRATING):
             return None
-        return _ending(raw, "reset", state_name(raw.value[0]), stack, raw)
+        return self._ending(raw, "reset", state, stack, raw)
 
     def session_end(self, raw: Raw) -> Ending | None:
         """The driver takes the data files away."""
@@ -73,17 +77,23 @@ class Endings:
             told, of_reset = reset
             if _is_live(told):
                 return None
-            return _ending(told, "reset", "", of_reset, raw)
+            return self._ending(told, "reset", "", of_reset, raw)
         if raw.flags & FLAG_ORDERED:
             return None
         cause = _cause(stack)
         # The driver has set the state back before it takes the files away.
         state = "" if cause == "reset" else state_name(raw.value[0])
-        return _ending(raw, cause, state, stack, raw)
+        return self._ending(raw, cause, state, stack, raw)
 
     def begin(self) -> None:
         """A session begins: a reset before it is none of its own."""
         self._reset = None
+        self._over = False
+
+    def _ending(self, who: Raw, cause: str, state: str, stack: list[str], files: Raw) -> Ending:
+        self._over = True
+        direction = "read" if files.value[1] else "write" if files.value[2] else ""
+        return Ending(who._replace(boot_ns=files.boot_ns), cause, state, direction, stack)
 
     def _take_frames(self, raw: Raw) -> list[str]:
         """The stack of ``raw``: frames of a record that was lost are another thread's."""
@@ -93,11 +103,6 @@ class Endings:
 
 def _is_live(raw: Raw) -> bool:
     return bool(raw.value[1] or raw.value[2])
-
-
-def _ending(who: Raw, cause: str, state: str, stack: list[str], files: Raw) -> Ending:
-    direction = "read" if files.value[1] else "write"
-    return Ending(who._replace(boot_ns=files.boot_ns), cause, state, direction, stack)
 
 
 def _cause(stack: Sequence[str]) -> str:

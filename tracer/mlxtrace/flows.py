@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace import records
+from mlxtrace.mailbox import MIGRATING, state_name
 from mlxtrace.records import BUCKETS, FLAG_LAST, FLAG_POSITION, HISTOGRAM_COUNTS, Kind
 
 if TYPE_CHECKING:
@@ -38,16 +39,24 @@ Counts = tuple[int, ...]
 
 
 def own_record(
-    kind: Kind, vdev: int, value: Sequence[int], *, result: int = 0, flags: int = 0
+    kind: Kind,
+    vdev: int,
+    value: Sequence[int],
+    *,
+    result: int = 0,
+    flags: int = 0,
+    boot_ns: int | None = None,
 ) -> bytes:
-    """Return a record that this process makes, not the BPF program."""
-    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    """Return a record that this process makes, not the BPF program; of now, if not told when."""
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if boot_ns is None else boot_ns
     task = os.getpid()
     raw = records.Raw(now, vdev, task, task, kind, flags, result, b"mlxtrace", tuple(value))
     return records.pack(raw)
 
 
-def histogram_records(vdev: int, direction: int, measure: int, counts: Counts) -> Iterator[bytes]:
+def histogram_records(
+    vdev: int, direction: int, measure: int, counts: Counts, boot_ns: int | None = None
+) -> Iterator[bytes]:
     """Yield the records of one histogram; counts that are all 0 are left out.
 
     ``direction`` is 0 for reads and 1 for writes, ``measure`` a number of records.MEASURES.
@@ -57,7 +66,7 @@ def histogram_records(vdev: int, direction: int, measure: int, counts: Counts) -
     for first in wanted:
         value = (direction | measure << 8 | first << 16, *counts[first : first + HISTOGRAM_COUNTS])
         flags = FLAG_LAST if first == wanted[-1] else 0
-        yield own_record(Kind.HISTOGRAM, vdev, value, flags=flags)
+        yield own_record(Kind.HISTOGRAM, vdev, value, flags=flags, boot_ns=boot_ns)
 
 
 class Flows:
@@ -67,13 +76,18 @@ class Flows:
         self._table = table
         self._told: dict[tuple[int, int, int], Counts] = {}
 
-    def histograms(self, vdev: int) -> Iterator[bytes]:
-        """Yield the records of the device's histograms that have changed."""
+    def after(self, raw: records.Raw) -> Iterator[bytes]:
+        """Yield the records of the device's histograms, if ``raw`` may end a session.
+
+        They may contain calls that were made since, before ``raw`` was read.
+        """
+        if raw.kind == Kind.SET_STATE and state_name(raw.value[0]) in MIGRATING:
+            return
         try:
-            device = self._table[self._table.Key(vdev)]
+            device = self._table[self._table.Key(raw.vdev)]
         except KeyError:
             return
-        yield from self._changed(vdev, device)
+        yield from self._changed(raw.vdev, device, raw.boot_ns)
 
     def rest(self) -> Iterator[bytes]:
         """Yield what no record has told yet, of all devices."""
@@ -91,14 +105,14 @@ class Flows:
                 yield own_record(kind, key.value, value, result=errno, flags=FLAG_POSITION)
             yield from self._changed(key.value, device)
 
-    def _changed(self, vdev: int, device: Any) -> Iterator[bytes]:
+    def _changed(self, vdev: int, device: Any, boot_ns: int | None = None) -> Iterator[bytes]:
         for direction, flow in enumerate(device.flow):
             for measure, name in enumerate(_HISTOGRAMS):
                 counts = tuple(int(count) for count in getattr(flow, name))
                 key = (vdev, direction, measure)
                 if counts != self._told.get(key, (0,) * BUCKETS):
                     self._told[key] = counts
-                    yield from histogram_records(vdev, direction, measure, counts)
+                    yield from histogram_records(vdev, direction, measure, counts, boot_ns)
 
 
 def _is_untold(flow: Any) -> bool:

@@ -37,6 +37,9 @@ STATES = (
     "PRE_COPY_P2P",
 )
 
+MIGRATING = ("PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "RESUMING")
+"""The states that have a data file."""
+
 STATUS = {
     0x00: "OK",
     0x01: "INT_ERR",

@@ -234,8 +234,8 @@ class Text:
         return self._row(event, "CMD", what, amount, "", milliseconds(event.fw_ns), result)
 
     def _abort(self, event: Abort) -> Iterator[str]:
-        side = "saving" if event.direction == "read" else "resuming"
-        what = f"{side} session ended in {event.state}"
+        side = {"read": "saving ", "write": "resuming "}.get(event.direction, "")
+        what = f"{side}session ended in {event.state}"
         yield self._wide(event, "ABORT", f"{what} by {event.comm}/{event.pid}", "", event.cause)
         for frame in event.stack:
             yield f"{'':<23} {frame[:75]}"
