@@ -66,7 +66,9 @@ def dry_run(options: Options, stream: TextIO) -> None:
     load_bcc()
     table = []
     for probe in probes:
-        symbol, reason = _place(probe)
+        symbol, reason = "", layouts.why_not(probe.name)
+        if not reason:
+            symbol, reason = _place(probe)
         if symbol:
             table.append(ProbeState(probe, probetable.AVAILABLE, symbol=symbol, how="kprobe"))
         else:
