@@ -6,13 +6,16 @@ from __future__ import annotations
 import errno
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from mlxtrace import records
+from mlxtrace import jsonl, records
 from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.decoder import Decoder
 from mlxtrace.events import Command, End, Event, Ioctl, Load, Lost, Read, Save, State, Summary
 from mlxtrace.mailbox import Opcode
-from mlxtrace.records import FLAG_UNREADABLE, Kind
+from mlxtrace.records import FLAG_UNREADABLE, Kind, Raw
+from mlxtrace.text import Text
 
 from .raw_records import (
     CLEANUP,
@@ -353,3 +356,30 @@ def test_records_pack_and_unpack() -> None:
     name = "8f4c2d1e-0000-4000-8000-0123456789ab"
     named = raw._replace(kind=Kind.DEVICE, value=records.name_values(name))
     assert records.device_name(records.unpack(records.pack(named))) == name
+
+
+VALUES = st.one_of(st.integers(0, 20), st.integers(0, (1 << 64) - 1))
+RAWS = st.builds(
+    Raw,
+    boot_ns=st.integers(0, (1 << 63) - 1),
+    vdev=st.integers(0, 2),
+    pid=st.just(1),
+    tid=st.integers(1, 2),
+    kind=st.sampled_from([*map(int, Kind), 0xFFFF]),
+    flags=st.integers(0, 31),
+    result=st.integers(-(1 << 31), (1 << 31) - 1),
+    comm=st.just(b"\xff"),
+    value=st.tuples(*[VALUES] * records.VALUE_COUNT),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(RAWS, max_size=20))
+def test_records_that_no_kernel_makes_break_nothing(raws: list[Raw]) -> None:
+    decoder = Decoder()
+    events = list(decoder.feed(b"".join(map(records.pack, raws))))
+    events += decoder.finish(Counters())
+    text = Text(0, verbose=True)
+    for event in events:
+        assert jsonl.line(event)
+        list(text.lines(event))

@@ -63,10 +63,9 @@ class DataPath:
         """
         # A VF that was bound again is another device to the kernel: its totals begin anew.
         key = (raw.vdev, direction)
-        value, last_errno = raw.value, raw.value[9]
-        position = None
+        value, last_errno, position = raw.value[:9], raw.value[9], None
         if raw.flags & FLAG_POSITION:
-            value, last_errno, position = raw.value[:9], -raw.result, raw.value[9]
+            last_errno, position = -raw.result, raw.value[9]
         before = self._totals.get(key, (0,) * len(value))
         delta = [max(0, now - then) for now, then in zip(value, before, strict=True)]
         self._totals[key] = value
