@@ -159,6 +159,10 @@ def test_each_temporary_end_has_a_reason(suite: Suite) -> None:
     assert saved["temporary_ends_fallback"] == 0
 
 
+def test_an_orderly_migration_is_not_aborted(suite: Suite) -> None:
+    assert events(suite["traced"], "abort") == []
+
+
 def test_the_parts_of_a_save_add_up(suite: Suite) -> None:
     saves = events(suite["traced"], "save", VF0)
     assert [save["kind"] for save in saves][:1] == ["initial"]

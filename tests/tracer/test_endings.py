@@ -79,6 +79,14 @@ def test_a_reset_of_what_a_failed_arc_left_over_is_told(vf: Vf) -> None:
     assert (abort.cause, abort.state, abort.direction) == ("reset", "PRE_COPY", "")
 
 
+def test_what_is_tidied_up_while_the_device_runs_is_no_end(vf: Vf) -> None:
+    vf.go("PRE_COPY", "RUNNING")
+    vf.taken(Kind.RESET, "RUNNING", RESET, resuming=1)
+    vf.taken(Kind.SESSION_END, "RUNNING", DISABLE, "process_one_work+0x1", resuming=1)
+    vf.taken(Kind.SESSION_END, "RUNNING_P2P", DISABLE, "mlx5vf_pci_close_device+0x1", resuming=1)
+    assert aborts(vf) == []
+
+
 def test_the_reset_that_ends_a_close_is_part_of_it(vf: Vf) -> None:
     vf.taken(Kind.SESSION_END, "PRE_COPY", "mlx5vf_pci_close_device+0x1", saving=1)
     vf.taken(Kind.RESET, "PRE_COPY", RESET)

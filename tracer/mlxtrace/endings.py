@@ -26,6 +26,9 @@ _CAUSES = (
     ("mlx5vf_state_mutex_unlock", "reset"),
 )
 
+# A SET_STATE has ended the session, and a worker of the driver tidies up.
+_RUNS = ("RUNNING", "RUNNING_P2P")
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -65,7 +68,7 @@ class Endings:
         self._reset = raw, stack
         state = state_name(raw.value[0])
         # VFIO's core resets what was closed, in whatever state that left it.
-        if not _is_live(raw) and (self._over or state not in MIGRATING):
+        if state in _RUNS or (not _is_live(raw) and (self._over or state not in MIGRATING)):
             return None
         return self._ending(raw, "reset", state, stack, raw)
 
@@ -80,9 +83,12 @@ class Endings:
             return self._ending(told, "reset", "", of_reset, raw)
         if raw.flags & FLAG_ORDERED:
             return None
-        cause = _cause(stack)
-        # The driver has set the state back before it takes the files away.
-        state = "" if cause == "reset" else state_name(raw.value[0])
+        cause, state = _cause(stack), state_name(raw.value[0])
+        if cause == "reset":
+            # The driver has set the state back before it takes the files away.
+            state = ""
+        elif state in _RUNS:
+            return None
         return self._ending(raw, cause, state, stack, raw)
 
     def begin(self) -> None:
