@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mlxtrace import records
@@ -135,5 +137,7 @@ def test_a_long_function_name_is_cut_and_rows_stay_narrow(vf: Vf) -> None:
     (abort,) = aborts(vf)
     assert abort.stack == ["a" * 79, "b+0x1 [module]"]
     lines = list(Text(0).lines(abort))
+    wide = replace(abort, comm="c" * 15, pid=4194304, state="PRE_COPY_P2P", cause="vf-disabled")
+    lines += Text(0).lines(wide)
     assert max(map(len, lines)) < 100
-    assert "ABORT saving session ended in PRE_COPY by qemu-kvm/8123" in lines[0]
+    assert "ABORT saving ended in PRE_COPY by qemu-kvm/8123" in lines[0]

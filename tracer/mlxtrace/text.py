@@ -235,8 +235,8 @@ class Text:
 
     def _abort(self, event: Abort) -> Iterator[str]:
         side = {"read": "saving ", "write": "resuming "}.get(event.direction, "")
-        what = f"{side}session ended in {event.state}"
-        yield self._wide(event, "ABORT", f"{what} by {event.comm}/{event.pid}", "", event.cause)
+        what = f"{side}ended in {event.state} by {event.comm}/{event.pid}"
+        yield self._wide(event, "ABORT", what[:48], "", event.cause)
         for frame in event.stack:
             yield f"{'':<23} {frame[:75]}"
 
