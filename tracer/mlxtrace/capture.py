@@ -7,8 +7,8 @@ The only module that imports bcc.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genbindings.errors import Error
-from mlxtrace import counters, fentry, host, program, records
+from mlxtrace import bccerrors, counters, fentry, host, program, records
 from mlxtrace.catalogue import DRIVERS, NUMBERS, Probe
 from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.flows import Flows, own_record
@@ -43,27 +43,34 @@ def load_bcc() -> ModuleType:
     """
     try:
         import bcc
-    except ImportError as error:
-        if error.name and error.name != "bcc":
-            raise Error(f"bcc does not load: {error}", "reinstall python3-bpfcc") from None
-        raise Error(
-            "bcc for Python is not there (Debian and Ubuntu: apt install python3-bpfcc; Fedora "
-            "and RHEL: dnf install python3-bcc)",
-            f"{sys.prefix} must see the system's packages: make a virtual environment with "
-            "--system-site-packages, and never install bcc from PyPI, which is something else",
-        ) from None
-    except OSError as error:
-        raise Error(
-            f"bcc does not load: {error}",
-            "libbpfcc and LLVM do not fit together: reinstall python3-bpfcc and libbpfcc",
-        ) from None
+    except (ImportError, OSError, AttributeError) as error:
+        raise bccerrors.not_imported(error) from None
     if not hasattr(bcc, "BPF"):
-        raise Error(
-            f"{bcc.__file__} is not bcc, but the unrelated package of that name from PyPI",
-            "pip uninstall bcc, then install the system's python3-bpfcc",
-        )
+        raise bccerrors.not_bcc(bcc)
     module: ModuleType = bcc
     return module
+
+
+def rehearse(probes: Sequence[Probe], layouts: Layouts) -> int:
+    """Compile the program and have the kernel verify it, without attaching anything.
+
+    Returns:
+        The number of programs that the kernel took.
+
+    Raises:
+        Error: bcc or the kernel refused; the message says what to do.
+    """
+    bcc = load_bcc()
+    bpf = _compile(bcc, program.render(probes, layouts))
+    names = [
+        name
+        for probe in probes
+        if not layouts.why_not(probe.name)
+        for name in probe.programs
+    ]
+    for name in names:
+        _load(bcc, bpf, name)
+    return len(names)
 
 
 class Capture:
@@ -172,9 +179,7 @@ class Capture:
             return ProbeState.absent(probe, lacks)
         if probe.interrupt and (state := self._attach_by_fentry(probe)) is not None:
             return state
-        programs = [
-            self._bpf.load_func(name.encode(), bcc.BPF.KPROBE).fd for name in probe.programs
-        ]
+        programs = [_load(bcc, self._bpf, name) for name in probe.programs]
         problem = ""
         places = []
         for symbol in host.places(probe):
@@ -203,10 +208,13 @@ class Capture:
         except OSError as error:
             for attachment in done:
                 attacher.detach(attachment)
+            if error.errno in (errno.EPERM, errno.EACCES):
+                reason, hint = host.why_refused()
+                raise Error(f"the kernel refuses a probe on {symbol}: {reason}", hint) from None
             if not is_absent(error):
                 raise Error(
                     f"the kernel refuses a probe on {symbol}: {error.strerror}",
-                    "see dmesg; lockdown and perf_event_paranoid can forbid probes",
+                    "dmesg may say more",
                 ) from None
             return host.why_absent(symbol, probe.module) or "refused by the kernel"
         self._attached.setdefault(probe.name, []).extend(done)
@@ -274,14 +282,18 @@ def _compile(bcc: ModuleType, text: str) -> Any:
         except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
             output = said()
             failure = f"{error}"
-    first = next((line for line in output.splitlines() if "error:" in line), failure)
-    if "bpf_" in first and "incomplete" in first:
-        hint = f"bcc {bcc.__version__} is older than the kernel {platform.release()}: update it"
-    elif "headers" in output:
-        hint = f"install linux-headers-{platform.release()}"
-    else:
-        hint = "mlxtrace precopy --ebpf prints the program"
-    raise Error(f"the BPF program does not compile: {first.strip()}", hint)
+    raise bccerrors.not_compiled(output, failure, bcc.__version__)
+
+
+def _load(bcc: ModuleType, bpf: Any, name: str) -> int:
+    """Have the kernel verify the program ``name``; return its file descriptor."""
+    with _captured_stderr() as said:
+        try:
+            return int(bpf.load_func(name.encode(), bcc.BPF.KPROBE).fd)
+        except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
+            output = said()
+            failure = f"{error}"
+    raise bccerrors.not_loaded(name, output, failure)
 
 
 @contextmanager

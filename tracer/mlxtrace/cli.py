@@ -12,6 +12,7 @@ from genbindings import console
 
 # Importing costs seconds on the emulated machines of the lab: module and name, then the help.
 _LAZY = {
+    "doctor": ("mlxtrace.cli_doctor", "Check everything that tracing needs."),
     "migrate": ("mlxtrace.cli_migrate", "Migrate a VF to another through VFIO, and measure it."),
     "precopy": ("mlxtrace.cli_precopy", "Trace live migrations of mlx5 VFs."),
     "report": ("mlxtrace.cli_report", "Print a recording as the live trace printed it."),
@@ -47,7 +48,6 @@ def group() -> None:
     """See and exercise VFIO PRE_COPY live migration of mlx5 virtual functions."""
 
 
-console.planned(group, "doctor", "check everything that tracing needs")
 console.planned(group, "stream", "inspect stream files")
 console.planned(group, "validate", "check a driver against the migration contract")
 

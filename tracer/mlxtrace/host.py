@@ -20,6 +20,10 @@ MODULES = Path("/sys/module")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 KALLSYMS = Path("/proc/kallsyms")
 STATUS = Path("/proc/self/status")
+SYSCTL = Path("/proc/sys")
+KPROBES = Path("/sys/kernel/debug/kprobes")
+KHEADERS = Path("/sys/kernel/kheaders.tar.xz")
+LIB_MODULES = Path("/lib/modules")
 
 NO_DRIVER = "in no driver of VFIO that is loaded"
 
@@ -55,24 +59,84 @@ def require_privileges() -> None:
     Raises:
         Error: it lacks a capability, or the kernel is locked down.
     """
-    held = _capabilities()
-    if "CAP_SYS_ADMIN" not in held:
-        lacking = [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in held]
-        if lacking:
-            who = "root" if os.geteuid() == 0 else "a user"
-            raise Error(
-                f"tracing needs {' and '.join(lacking)}, which {who} without it cannot have",
-                "run it as root" if os.geteuid() else "run it outside the container",
-            )
-    try:
-        lockdown = LOCKDOWN.read_text()
-    except OSError:
-        return
-    if "[confidentiality]" in lockdown:
-        raise Error(
-            "the kernel is locked down (confidentiality), which forbids kprobes, for root too",
-            "boot with lockdown=integrity, or with Secure Boot off",
+    if reason := lacking_privileges() or locked_down():
+        raise Error(*reason)
+
+
+def lacking_privileges() -> tuple[str, str] | None:
+    """Return which capabilities are lacking and what to do, or None; CAP_SYS_ADMIN has them all."""
+    held = capabilities()
+    lacking = [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in held]
+    if "CAP_SYS_ADMIN" in held or not lacking:
+        return None
+    names = " and ".join(lacking)
+    if os.geteuid():
+        return (
+            f"tracing needs {names} (or CAP_SYS_ADMIN), which uid {os.geteuid()} does not have",
+            "run it as root, by sudo for example",
         )
+    return (
+        f"tracing needs {names} (or CAP_SYS_ADMIN), which root does not have here: a container?",
+        "run it outside the container, or give the container these capabilities",
+    )
+
+
+def locked_down() -> tuple[str, str] | None:
+    """Return that the kernel is locked down against probes and what to do, or None.
+
+    LOCKDOWN_KPROBES is one of the reasons of the level confidentiality, not of integrity.
+    """
+    if lockdown() != "confidentiality":
+        return None
+    return (
+        "the kernel is locked down (confidentiality), which forbids kprobes, for root too",
+        "boot with lockdown=integrity, or with Secure Boot off",
+    )
+
+
+def lockdown() -> str:
+    """The level of lockdown: ``none``, ``integrity``, ``confidentiality``; "" where unknown."""
+    try:
+        match = re.search(r"\[(\w+)\]", LOCKDOWN.read_text())
+    except OSError:
+        return ""
+    return match[1] if match else ""
+
+
+def forbidding_sysctls() -> list[tuple[str, str]]:
+    """Settings of the kernel that keep probes from being hit: what is wrong, and what to do."""
+    found = []
+    if setting("kernel/ftrace_enabled") == "0":
+        found.append(
+            ("kernel.ftrace_enabled is 0: no probe fires", "sysctl kernel.ftrace_enabled=1")
+        )
+    if _text(KPROBES / "enabled") == "0":
+        found.append((f"{KPROBES}/enabled is 0: no kprobe fires", f"echo 1 > {KPROBES}/enabled"))
+    return found
+
+
+def setting(name: str) -> str:
+    """Value of the sysctl ``name`` (with slashes), "" where there is none."""
+    return _text(SYSCTL / name)
+
+
+def why_refused() -> tuple[str, str]:
+    """Say why the kernel answered EPERM or EACCES, and what to do.
+
+    The order is that of likelihood and of the kernel's own checks: who runs it, what it may,
+    lockdown, sysctls.
+    """
+    if reason := lacking_privileges() or locked_down():
+        return reason
+    paranoid = setting("kernel/perf_event_paranoid") or "unknown"
+    hint = (
+        f"kernel.perf_event_paranoid is {paranoid}; a security module or a seccomp filter can "
+        "forbid it too: see dmesg and the audit log"
+    )
+    return (
+        "permission denied, though the capabilities are there and the kernel is not locked down",
+        hint,
+    )
 
 
 def require_module(module: str = DRIVER) -> None:
@@ -91,17 +155,24 @@ def require_headers() -> None:
     Raises:
         Error: it will not; the hint names the package.
     """
-    if os.environ.get("BCC_KERNEL_SOURCE"):
-        return
-    release = platform.release()
-    build = Path("/lib/modules") / release / "build"
-    if build.exists() or Path("/sys/kernel/kheaders.tar.xz").exists():
-        return
-    raise Error(
-        f"bcc needs the headers of this kernel ({build} is not there)",
-        f"on Debian and Ubuntu: apt install linux-headers-{release}; on Fedora and RHEL: "
-        f"dnf install kernel-devel-{release}; elsewhere set BCC_KERNEL_SOURCE",
-    )
+    if not headers():
+        release = platform.release()
+        raise Error(
+            f"bcc needs the headers of this kernel: neither {LIB_MODULES}/{release}/build nor "
+            f"{KHEADERS} is there",
+            f"on Debian and Ubuntu: apt install linux-headers-{release}; on Fedora and RHEL: "
+            f"dnf install kernel-devel-{release}; elsewhere set BCC_KERNEL_SOURCE to a tree of "
+            f"them; in a container mount the host's {LIB_MODULES} and /usr/src",
+        )
+
+
+def headers() -> str:
+    """Where bcc will find the kernel's headers, in the order in which it looks; "" if nowhere."""
+    if source := os.environ.get("BCC_KERNEL_SOURCE"):
+        return source
+    # bcc follows the link; one whose package is gone dangles.
+    build = LIB_MODULES / platform.release() / "build"
+    return next((str(path) for path in (build, KHEADERS) if path.exists()), "")
 
 
 def why_absent(symbol: str, module: str) -> str:
@@ -119,7 +190,7 @@ def why_absent(symbol: str, module: str) -> str:
             names.add(name)
         at = table.find(f" {symbol}", at + 1)
     if symbol in names:
-        return ""
+        return "blacklisted by the kernel" if symbol in blacklist() else ""
     if names:
         return f"only as {', '.join(sorted(names))}, whose arguments are unknown"
     if f"[{module}]" not in table and not (MODULES / module).exists():
@@ -168,7 +239,24 @@ def clocks() -> dict[str, int]:
     }
 
 
-def _capabilities() -> set[str]:
-    match = re.search(r"^CapEff:\s*([0-9a-f]+)", STATUS.read_text(), re.MULTILINE)
+def blacklist() -> set[str]:
+    """Functions on which the kernel allows no kprobe, as far as they can be read (by root)."""
+    return {
+        line.split()[1]
+        for line in _text(KPROBES / "blacklist").splitlines()
+        if len(line.split()) > 1
+    }
+
+
+def capabilities() -> set[str]:
+    """Effective capabilities of this process, of those that matter here."""
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", _text(STATUS), re.MULTILINE)
     effective = int(match[1], 16) if match else 0
     return {name for name, bit in _CAPABILITIES.items() if effective >> bit & 1}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What ``mlxtrace doctor`` looks at in the kernel: the driver, its structs, each probe's place."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from genbindings.errors import Error
+from mlxtrace import btf, capture, host, layout
+from mlxtrace.catalogue import DRIVER, PROBES, Probe
+from mlxtrace.doctor import Finding, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlxtrace.layout import Layouts
+
+_KIND_FUNC = 12
+"""BTF_KIND_FUNC of include/uapi/linux/btf.h."""
+
+
+class Driver:
+    """The driver of the running kernel; its layouts are looked up once."""
+
+    @functools.cached_property
+    def _layouts(self) -> Layouts:
+        return layout.of_running_module()
+
+    @property
+    def _loaded(self) -> bool:
+        return (host.MODULES / DRIVER).exists()
+
+    def module(self) -> Iterator[Finding]:
+        """Whether the driver is loaded, and which build of it."""
+        host.require_module()
+        details = []
+        for name in ("version", "srcversion"):
+            try:
+                details.append(f"{name} {(host.MODULES / DRIVER / name).read_text().strip()}")
+            except OSError:
+                continue
+        told = f" ({', '.join(details)})" if details else ""
+        yield Finding("module", Verdict.OK, f"{DRIVER} is loaded{told}")
+
+    def layouts(self) -> Iterator[Finding]:
+        """Where the offsets of the driver's fields would be taken from."""
+        if not self._loaded:
+            yield _not_examined("layouts", f"{DRIVER} is not loaded")
+            return
+        found = self._layouts
+        yield Finding(
+            "layouts", Verdict.OK, f"{len(found.offsets)} offsets from the {found.source}"
+        )
+        if not found.has_precopy_info:
+            yield Finding(
+                "pre-copy",
+                Verdict.DEGRADED,
+                "this driver has no PRE_COPY: migrations are one final SAVE",
+                "Linux 6.2 and newer have it; on 6.1, mlxpatch carries it",
+            )
+
+    def program(self) -> Iterator[Finding]:
+        """Whether bcc compiles the program, and the kernel takes it."""
+        if host.lacking_privileges() or host.locked_down():
+            yield _not_examined("program", "the kernel takes none from this process")
+            return
+        if not self._loaded:
+            yield _not_examined("program", f"{DRIVER} is not loaded")
+            return
+        try:
+            capture.load_bcc()
+            host.require_headers()
+            found = self._layouts
+        except Error:
+            yield _not_examined("program", "bcc, its headers or the layouts are missing")
+            return
+        number = capture.rehearse(PROBES, found)
+        yield Finding(
+            "program", Verdict.OK, f"bcc compiles it, the kernel verified its {number} parts"
+        )
+
+    def probes(self) -> Iterator[Finding]:
+        """Each probe of the catalogue: attachable, inlined, renamed, blacklisted, not loaded."""
+        try:
+            has_info = not self._loaded or self._layouts.has_precopy_info
+        except Error:
+            has_info = True
+        for probe in PROBES:
+            yield _probe(probe, has_info=has_info)
+
+
+def _probe(probe: Probe, *, has_info: bool) -> Finding:
+    topic = f"probe {probe.name}"
+    if probe.name == "precopy-ioctl" and not has_info:
+        return Finding(topic, Verdict.DEGRADED, f"this driver has no PRE_COPY; so {probe.loses}")
+    verdict = Verdict.MISSING if probe.required else Verdict.DEGRADED
+    reason = ""
+    for symbol in probe.symbols:
+        why = host.why_absent(symbol, probe.module)
+        if not why:
+            return _attachable(probe, topic, symbol)
+        if "not loaded" in why:
+            remedy = f"modprobe {probe.module}"
+            return Finding(topic, verdict, f"{symbol}: {probe.module} is not loaded", remedy)
+        reason = reason or f"{symbol}: {why}"
+    return Finding(topic, verdict, f"{reason}; so {probe.loses}", _remedy(reason, probe))
+
+
+def _attachable(probe: Probe, topic: str, symbol: str) -> Finding:
+    if not probe.interrupt:
+        return Finding(topic, Verdict.OK, f"attachable: {symbol}")
+    try:
+        types = btf.Btf.of_module(probe.module)
+    except Error:
+        types = None
+    if types is not None and types.find(symbol, _KIND_FUNC) is not None:
+        return Finding(topic, Verdict.OK, f"attachable by fentry: {symbol}")
+    return Finding(
+        topic,
+        Verdict.DEGRADED,
+        f"attachable: {symbol}, by kprobe only, which the kernel skips when it interrupts another "
+        "probe; such SAVEs are shown with bounds",
+        f"build {probe.module} with BTF (CONFIG_DEBUG_INFO_BTF_MODULES) for fentry",
+    )
+
+
+def _remedy(reason: str, probe: Probe) -> str:
+    if "blacklisted" in reason:
+        return "none: the kernel forbids probes there"
+    if "only as" in reason:
+        return (
+            "the compiler made a copy with other arguments: build the module without "
+            "-fipa-sra and -fipa-cp"
+        )
+    if probe.required:
+        return "nothing can be traced without it: please report the module's version"
+    return "all else is shown; a build with noinline on that function has it"
+
+
+def _not_examined(topic: str, reason: str) -> Finding:
+    return Finding(topic, Verdict.DEGRADED, f"not examined: {reason}")
