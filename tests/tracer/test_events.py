@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from mlxtrace import events
+from mlxtrace.intervals import Interval
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs/events.md").read_text()
-CLASSES = [cls for cls in vars(events).values() if isinstance(cls, type) and hasattr(cls, "type")]
+CLASSES: list[type[events.Event]] = [
+    *(cls for cls in vars(events).values() if isinstance(cls, type) and hasattr(cls, "type")),
+    Interval,
+]
 COMMON = (
     "session",
     "pid",

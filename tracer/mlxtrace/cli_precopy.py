@@ -11,12 +11,15 @@ import click
 
 from genbindings.console import CONTEXT
 from genbindings.errors import UsageError
-from mlxtrace import program
+from mlxtrace import cli_display, program
 
 _EPILOG = """\b
 Examples:
   mlxtrace precopy                       all mlx5 VFs of this host, until Ctrl-C
   mlxtrace precopy -d 0000:3b:00.2 -v    one VF; with probes and all firmware commands
+  mlxtrace precopy -p 8123 -x            only failures, and only of that QEMU
+  mlxtrace precopy -i 1                  sums of each second
+  mlxtrace precopy 10                    what took 10 ms or longer, and states and failures
   mlxtrace precopy --json -w run.mlxrec  for programs, and recorded
   mlxtrace precopy -c "mlxtrace migrate --source 0000:01:00.1 --target 0000:01:00.2"
 """
@@ -54,6 +57,8 @@ Examples:
     help="Trace mlx5 VFs, or what any driver of VFIO migration does.",
 )
 @click.option("--without", multiple=True, metavar="PROBE", help="Leave an optional probe out.")
+@cli_display.options
+@click.argument("min_ms", required=False, type=cli_display.MILLISECONDS)
 @click.option("--dry-run", is_flag=True, help="List the probes and their places, and exit.")
 @click.option("--ebpf", is_flag=True, help="Print the BPF program, and exit.")
 def command(
@@ -69,11 +74,21 @@ def command(
     without: tuple[str, ...],
     dry_run: bool,
     ebpf: bool,
+    pid: int | None,
+    interval_s: float | None,
+    failures_only: bool,
+    min_ms: float | None,
 ) -> int:
     """Trace live migrations of mlx5 VFs: states, SAVEs, precopy ioctls, reads, ends, LOADs.
 
     Rows go to stdout, everything else to stderr. TIME is when the thing was over. A closing
     summary for each VF, and what the trace lost, come at the end.
+
+    With MIN_MS, only what took so many milliseconds gets a row; states and failures always do.
+    -p, -i, -x and MIN_MS choose what is shown. A recording (-w) and the closing summary have all
+    of it, so that 'mlxtrace report' can show the rest later; -d also chooses what is recorded.
+
+    Exit status: 0 done, 1 failed (or that of CMD), 2 usage, 3 with --strict after a loss.
     """
     from mlxtrace import precopy
 
@@ -81,6 +96,10 @@ def command(
         raise UsageError(f"--ring-pages {ring_pages} is not a power of two")
     if command_line is not None and not _words(command_line):
         raise UsageError("-c has no command")
+    if ebpf and dry_run:
+        raise UsageError("--ebpf and --dry-run exclude each other")
+    if recording is not None and (ebpf or dry_run):
+        raise UsageError(f"{'--ebpf' if ebpf else '--dry-run'} traces nothing to record with -w")
     options = precopy.Options(
         devices=devices,
         duration_s=duration,
@@ -92,6 +111,9 @@ def command(
         command=_words(command_line or ""),
         without=without,
         generic=driver == "any",
+        selection=cli_display.selection(
+            pid=pid, interval_s=interval_s, failures_only=failures_only, min_ms=min_ms
+        ),
     )
     if ebpf:
         print(precopy.source(options), end="")

@@ -230,6 +230,11 @@ def _symbols() -> str:
         return ""
 
 
+def has_process(pid: int) -> bool:
+    """Whether there is a process of that number."""
+    return (devices.PROC / str(pid)).is_dir()
+
+
 def clocks() -> dict[str, int]:
     """Return one reading of the three clocks in nanoseconds, so that traces can be joined."""
     return {

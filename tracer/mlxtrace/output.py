@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from genbindings import __version__
 from mlxtrace import jsonl, text
-from mlxtrace.events import SCHEMA, Event, Lost, Meta
+from mlxtrace.events import SCHEMA, Event, Lost, Meta, Summary
+from mlxtrace.intervals import Intervals
+from mlxtrace.selection import EVERYTHING, Filter, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 STRICT_STATUS = 3
 """Exit status under ``--strict`` when anything was lost, missed, skipped or incomplete."""
@@ -29,15 +31,26 @@ class Output:
         meta: the first event.
         as_json: JSON lines instead of text.
         verbose: rows for all commands, in text.
+        selection: which events are shown.
     """
 
     def __init__(
-        self, stream: TextIO, meta: Meta, *, as_json: bool = False, verbose: bool = False
+        self,
+        stream: TextIO,
+        meta: Meta,
+        *,
+        as_json: bool = False,
+        verbose: bool = False,
+        selection: Selection = EVERYTHING,
     ) -> None:
         self._stream = stream
         self._as_json = as_json
         self._text = text.Text(meta.boot_ns, verbose=verbose)
         self.complete = False
+        self._filter = Filter(selection)
+        self._intervals = (
+            Intervals(meta.boot_ns, selection.interval_ns) if selection.interval_ns else None
+        )
         self._print([jsonl.line(meta) if as_json else text.header()])
 
     def write(self, events: Iterable[Event]) -> None:
@@ -54,8 +67,32 @@ class Output:
                         event.untracked,
                     )
                 )
-            lines.extend([jsonl.line(event)] if self._as_json else self._text.lines(event))
+            for shown in self._shown(event):
+                lines.extend([jsonl.line(shown)] if self._as_json else self._text.lines(shown))
         self._print(lines)
+
+    def tick(self, boot_ns: int) -> None:
+        """Time has gone on to ``boot_ns`` and all events before are written."""
+        if self._intervals is not None:
+            lines: list[str] = []
+            for shown in self._intervals.until(boot_ns):
+                lines.extend([jsonl.line(shown)] if self._as_json else self._text.lines(shown))
+            self._print(lines)
+
+    def _shown(self, event: Event) -> Iterator[Event]:
+        """Yield ``event`` if it is to be shown, after the intervals that it ends."""
+        if not self._filter.concerns(event):
+            return
+        intervals = self._intervals
+        if intervals is not None:
+            if isinstance(event, (Summary, Lost)):
+                # The summaries and the losses come last, and at the time when tracing ended.
+                if isinstance(event, Summary) or event.at_end:
+                    yield from intervals.finish(event.boot_ns)
+            else:
+                yield from intervals.add(event)
+        if self._filter.gets_row(event):
+            yield event
 
     def _print(self, lines: list[str]) -> None:
         if lines:

@@ -20,6 +20,7 @@ from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe, select
 from mlxtrace.decoder import Decoder
 from mlxtrace.probetable import ProbeState
 from mlxtrace.recording import Writer
+from mlxtrace.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _POLL_MS = 100
 _COMMAND_GRACE_S = 10
+_LATE_NS = 1_000_000_000
+"""How long after it happened a record may come: an interval is printed so much later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Options:
     command: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     generic: bool = False
+    selection: Selection = EVERYTHING
     argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
 
 
@@ -89,6 +93,11 @@ def run(options: Options, stream: TextIO) -> int:
     """
     probes = select(options.without, generic=options.generic)
     names = [host.require_vf(name, generic=options.generic) for name in options.devices]
+    if options.selection.pid is not None and not host.has_process(options.selection.pid):
+        raise Error(
+            f"there is no process {options.selection.pid} for -p",
+            "give the PID that ps shows outside any container (pgrep -a qemu)",
+        )
     if options.command and shutil.which(options.command[0]) is None:
         raise Error(f"cannot run {options.command[0]}: there is no such command")
     _check(options)
@@ -108,7 +117,11 @@ def run(options: Options, stream: TextIO) -> int:
     )
     writer = Writer(options.recording, header) if options.recording else None
     printer = output.Output(
-        stream, output.meta_of(header), as_json=options.as_json, verbose=options.verbose
+        stream,
+        output.meta_of(header),
+        as_json=options.as_json,
+        verbose=options.verbose,
+        selection=options.selection,
     )
     _announce(names, states, len(probes), options)
     decoder = Decoder()
@@ -126,6 +139,7 @@ def run(options: Options, stream: TextIO) -> int:
             # The command's end is looked at first, so that its last records are still read.
             ended = command is not None and command.poll() is not None
             take(capture.poll(_POLL_MS))
+            printer.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - _LATE_NS)
             if ended:
                 break
         if command is not None:

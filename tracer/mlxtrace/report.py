@@ -11,6 +11,7 @@ from mlxtrace import output
 from mlxtrace.counters import Counters
 from mlxtrace.decoder import Decoder
 from mlxtrace.recording import Reader
+from mlxtrace.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ def report(
     *,
     as_json: bool = False,
     verbose: bool = False,
+    selection: Selection = EVERYTHING,
     warn: Callable[[str], None] | None = None,
 ) -> bool:
     """Print the recording at ``path``; return whether nothing was lost in it.
@@ -43,7 +45,7 @@ def report(
         meta = output.meta_of(reader.header)
     except (KeyError, TypeError, ValueError) as error:
         raise Error(f"the header of {path} lacks something: {error}") from None
-    printer = output.Output(stream, meta, as_json=as_json, verbose=verbose)
+    printer = output.Output(stream, meta, as_json=as_json, verbose=verbose, selection=selection)
     decoder = Decoder()
     for chunk in reader.chunks():
         printer.write(decoder.feed(chunk))

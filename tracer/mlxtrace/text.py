@@ -23,13 +23,15 @@ from mlxtrace.events import (
     State,
     Summary,
 )
+from mlxtrace.intervals import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_COLUMNS = "{:>9} {:<12} {:<5} {:<29} {:>9} {:>8} {:>9} {}"
+_COLUMNS = "{:>9} {:<12} {:<5} {:<27} {:>7} {:>8} {:>8} {}"
 # WHAT, SIZE and WAIT in one.
-_WIDE_COLUMNS = "{:>9} {:<12} {:<5} {:<48} {:>9} {}"
+_WIDE_COLUMNS = "{:>9} {:<12} {:<5} {:<44} {:>8} {}"
+_WHO_COLUMNS = 16
 
 _NO_DATA = {
     "idle": "no data: idle",
@@ -106,6 +108,8 @@ class Text:
                 yield self._command(event)
             case Abort():
                 yield from self._abort(event)
+            case Interval():
+                yield self._interval(event)
             case Lost() if event.at_end:
                 yield from _losses(event)
             case Lost():
@@ -137,11 +141,11 @@ class Text:
 
     def _state(self, event: State) -> str:
         arc = f"{event.old_state} -> {event.new_state}"
-        who = f"{event.comm}/{event.pid}"[:18]
+        who = _who(event.comm, event.pid)
         return self._wide(
             event,
             "STATE",
-            f"{arc:<29} {who}",
+            f"{arc:<27} {who}",
             milliseconds(event.duration_ns),
             _result(event.error),
         )
@@ -156,6 +160,7 @@ class Text:
             took, result = f"<{milliseconds(event.fw_max_ns)}", "unseen"
         if event.syndrome:
             what = f"{event.image or '-'} {event.kind} syndrome {event.syndrome:#x}"
+            return self._wide(event, "SAVE", what, took, result)
         return self._row(
             event, "SAVE", what, size(event.image_bytes), milliseconds(event.wait_ns), took, result
         )
@@ -233,12 +238,32 @@ class Text:
         result = _firmware(event.status, event.status_name, event.error)
         return self._row(event, "CMD", what, amount, "", milliseconds(event.fw_ns), result)
 
+    def _interval(self, event: Interval) -> str:
+        what = event.state or "-"
+        if event.loads or event.write_calls:
+            what += f" {event.loads} LOAD"
+        if event.saves or event.ioctls or event.read_calls:
+            what += f" {event.saves} SAVE {event.ioctls} INFO"
+        result = "ok"
+        if event.failures:
+            result = f"{event.failures} failed"
+        elif event.precopy_dirty_size_bytes is not None:
+            result = f"{size(event.precopy_dirty_size_bytes)} dirty"
+        moved = size(event.read_bytes + event.written_bytes)
+        wait, took = milliseconds(event.wait_ns), milliseconds(event.fw_ns)
+        return self._row(event, "SUM", what, moved, wait, took, result)
+
     def _abort(self, event: Abort) -> Iterator[str]:
         side = {"read": "saving ", "write": "resuming "}.get(event.direction, "")
         what = f"{side}ended in {event.state} by {event.comm}/{event.pid}"
         yield self._wide(event, "ABORT", what[:48], "", event.cause)
         for frame in event.stack:
             yield f"{'':<23} {frame[:75]}"
+
+
+def _who(comm: str, pid: int) -> str:
+    """Return ``comm/pid``, with so much of the comm as there is room for."""
+    return f"{comm[: _WHO_COLUMNS - 1 - len(str(pid))]}/{pid}"
 
 
 def _result(error: str) -> str:

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which events are shown. What is recorded and what is summed up at the end is never chosen.
+
+With ``-p``, a VF belongs to the process that last changed its state, and reads and completions,
+which have no task of their own, belong to whom the VF belongs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlxtrace.events import Abort, End, Event, Lost, Meta, Read, State, Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_DURATIONS = ("duration_ns", "latency_ns", "busy_ns", "drain_ns", "fw_ns", "fw_max_ns")
+_PRECOPY = {"PRE_COPY", "PRE_COPY_P2P"}
+_BACK = {"RUNNING", "RUNNING_P2P"}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a user asks to see.
+
+    Attributes:
+        devices: only these VFs; all if empty.
+        pid: only what this process does.
+        failures_only: only failures (``-x``).
+        min_ns: of what takes time, only what took so long; failures and states always.
+        interval_ns: sums of so much time instead of rows (``-i``).
+    """
+
+    devices: Collection[str] = ()
+    pid: int | None = None
+    failures_only: bool = False
+    min_ns: int = 0
+    interval_ns: int = 0
+
+
+EVERYTHING = Selection()
+
+
+class Filter:
+    """Applies a selection to events, in their order.
+
+    Args:
+        selection: what is asked for.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._owners: dict[str | None, int] = {}
+        self._theirs: set[str | None] = set()
+        self._reads: set[str | None] = set()
+        self._finished: set[str | None] = set()
+
+    def concerns(self, event: Event) -> bool:
+        """Whether ``event`` is of a VF and of a process that were asked for."""
+        self._remember(event)
+        selection = self._selection
+        if isinstance(event, (Meta, Lost)):
+            return True
+        if selection.devices and event.bdf not in selection.devices:
+            return False
+        if selection.pid is None:
+            return True
+        if isinstance(event, Summary):
+            return event.bdf in self._theirs
+        # A SAVE without its issue has pid 0.
+        pid = getattr(event, "pid", 0) or self._owners.get(event.bdf)
+        theirs = selection.pid in (pid, self._owners.get(event.bdf))
+        if theirs:
+            self._theirs.add(event.bdf)
+        return theirs
+
+    def gets_row(self, event: Event) -> bool:
+        """Whether ``event``, which concerns the user, is worth a row of its own."""
+        selection = self._selection
+        if isinstance(event, (Meta, Lost, Summary)):
+            return True
+        failed = is_failure(event) or self._is_cancel(event)
+        if selection.failures_only or selection.interval_ns:
+            return failed
+        if not selection.min_ns or failed or isinstance(event, State):
+            return True
+        took = duration_ns(event)
+        return took is not None and took >= selection.min_ns
+
+    def _remember(self, event: Event) -> None:
+        match event:
+            case State():
+                self._owners[event.bdf] = event.pid
+                if event.new_state == "STOP_COPY" or event.new_state in _BACK:
+                    self._reads.discard(event.bdf)
+                    self._finished.discard(event.bdf)
+            case Read():
+                self._reads.add(event.bdf)
+            case End(kind="final"):
+                self._finished.add(event.bdf)
+
+    def _is_cancel(self, event: Event) -> bool:
+        """Whether this arc gives a migration up before all of its data was read."""
+        if not isinstance(event, State):
+            return False
+        if event.old_state in _PRECOPY and event.new_state in _BACK:
+            return True
+        left = event.old_state == "STOP_COPY" and event.new_state == "STOP"
+        # Without any read seen, nobody knows: the probe may be absent.
+        return left and event.bdf in self._reads and event.bdf not in self._finished
+
+
+def is_failure(event: Event) -> bool:
+    """Whether ``event`` tells that something failed, or that a session ended unasked."""
+    if isinstance(event, Abort):
+        return True
+    return bool(getattr(event, "errno", 0) or getattr(event, "status", 0))
+
+
+def duration_ns(event: Event) -> int | None:
+    """How long the thing took, waiting included; None for what takes no time, or is not known."""
+    known: Any = next(
+        (at for key in _DURATIONS if (at := getattr(event, key, None)) is not None), None
+    )
+    if known is None:
+        return None
+    return int(known) + int(getattr(event, "wait_ns", None) or 0)
