@@ -106,7 +106,7 @@ def test_text_fits_and_ends_with_the_losses(recorded: Path) -> None:
     text = replayed(recorded, [], as_json=False, verbose=True)
     assert max(map(len, text.splitlines())) < 100
     assert text.splitlines()[-1] == (
-        "lost 0 (ring)  missed 0 (returns)  skipped - (by the kernel)  "
+        "lost 0 (ring)  missed 0 (returns)  skipped - (kernel)  "
         "incomplete 0 (SAVE without callback)"
     )
     assert "precopy_init_size=8.0K precopy_dirty_size=0" in text

@@ -364,3 +364,28 @@ class Summary(Event):
     missed_returns: int | None
     skipped: int | None
     incomplete_saves: int
+    save_fw_p99_ns: int | None
+    wait_p50_ns: int | None
+    wait_p99_ns: int | None
+    wait_max_ns: int | None
+    queued_p50_ns: int | None
+    queued_p99_ns: int | None
+    queued_max_ns: int | None
+    rounds: int
+    read_bytes_per_s: int | None
+    converging: bool | None
+    precopy_init_size_bytes: int | None
+    precopy_dirty_size_bytes: int | None
+    stopcopy_size_bytes: int | None
+    stopcopy_save_ns: int | None
+    stopcopy_read_ns: int | None
+    suspend_initiator_ns: int | None
+    suspend_responder_ns: int | None
+    final_query_ns: int | None
+    final_buffer_ns: int | None
+    final_wait_ns: int | None
+    final_save_ns: int | None
+    final_read_ns: int | None
+    final_load_ns: int | None
+    resume_fw_ns: int | None
+    resume_ns: int | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlxtrace import summary_text
 from mlxtrace.events import (
     Abort,
     Buffer,
@@ -24,6 +25,7 @@ from mlxtrace.events import (
     Summary,
 )
 from mlxtrace.intervals import Interval
+from mlxtrace.units import count, milliseconds, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,25 +48,6 @@ def header() -> str:
     return _COLUMNS.format(
         "TIME(s)", "VF", "EVENT", "WHAT", "SIZE", "WAIT(ms)", "TOOK(ms)", "RESULT"
     )
-
-
-def size(count: int | None) -> str:
-    """Return bytes in at most six characters, by powers of 1024: ``61.2M``; ``-`` for None."""
-    if count is None:
-        return "-"
-    if count < 1024:
-        return f"{count}"
-    value = float(count)
-    for unit in "KMGT":
-        value /= 1024
-        if value < 1023.95 or unit == "T":
-            break
-    return f"{value:.1f}{unit}"
-
-
-def milliseconds(duration_ns: int | None) -> str:
-    """Return a duration in ms with three decimals; ``-`` for None."""
-    return "-" if duration_ns is None else f"{duration_ns / 1e6:.3f}"
 
 
 class Text:
@@ -111,11 +94,11 @@ class Text:
             case Interval():
                 yield self._interval(event)
             case Lost() if event.at_end:
-                yield from _losses(event)
+                yield from summary_text.losses(event)
             case Lost():
                 yield self._row(event, "LOST", f"{event.lost_records} records so far (ring full)")
             case Summary():
-                yield from _summary(event)
+                yield from summary_text.summary(event)
 
     def _row(
         self,
@@ -174,7 +157,7 @@ class Text:
         return self._wide(event, "INFO", what, took, _result(event.error))
 
     def _read(self, event: Read) -> str:
-        calls = f"{event.calls} call{'' if event.calls == 1 else 's'}"
+        calls = count(event.calls, "call")
         took = milliseconds(event.busy_ns)
         return self._row(event, event.direction.upper(), calls, size(event.bytes), "", took, "ok")
 
@@ -214,11 +197,11 @@ class Text:
         measure = event.measure.replace("_", " in ")
         yield self._row(event, "HIST", f"{event.direction} {measure}")
         most = max(event.counts)
-        first = next(power for power, count in enumerate(event.counts) if count)
-        for power, count in enumerate(event.counts[first:], first):
+        first = next(power for power, number in enumerate(event.counts) if number)
+        for power, number in enumerate(event.counts[first:], first):
             low, high = 1 << power, (2 << power) - 1
-            bar = "*" * (30 * count // most)
-            yield f"{'':<23} {low if power else 0:>10} -> {high:<10} : {count:<9} |{bar:<30}|"
+            bar = "*" * (30 * number // most)
+            yield f"{'':<23} {low if power else 0:>10} -> {high:<10} : {number:<9} |{bar:<30}|"
 
     def _load(self, event: Load) -> str:
         result = _firmware(event.status, event.status_name, event.error)
@@ -272,72 +255,3 @@ def _result(error: str) -> str:
 
 def _firmware(status: int | None, name: str, error: str) -> str:
     return name if status else error or "ok"
-
-
-def _summary(event: Summary) -> Iterator[str]:
-    yield ""
-    if event.saves or event.read_calls or not event.loads:
-        yield from _saving(event)
-    if event.loads or event.write_calls:
-        yield from _resuming(event)
-
-
-def _saving(event: Summary) -> Iterator[str]:
-    kinds = (
-        f"{event.initial_images} initial, {event.middle_images} middle, {event.final_images} final"
-    )
-    if event.cleanup_saves:
-        kinds += f", {event.cleanup_saves} cleanup"
-    yield (
-        f"{event.bdf} saved {event.images} image{'' if event.images == 1 else 's'} ({kinds}) "
-        f"by {event.saves} SAVEs, {event.failed_saves} failed"
-    )
-    yield (
-        f"  stream    {event.read_bytes} bytes in {event.read_calls} reads, "
-        f"{event.temporary_ends} temporary ends, {event.final_ends} final, "
-        f"{event.stream_errors} errors"
-    )
-    yield (
-        f"  pre-copy  {milliseconds(event.precopy_ns)} ms, {event.ioctls} ioctls, "
-        f"{event.failed_ioctls} failed; dirtied {_rate(event.dirty_bytes_per_s)}"
-    )
-    yield f"  stopped   {milliseconds(event.stopped_ns)} ms, from quiescing to the stream's end"
-    yield (
-        f"  SAVE      firmware p50 {milliseconds(event.save_fw_p50_ns)} ms, "
-        f"max {milliseconds(event.save_fw_max_ns)} ms; "
-        f"waited {milliseconds(event.wait_ns)} ms in all for a SAVE before"
-    )
-
-
-def _resuming(event: Summary) -> Iterator[str]:
-    yield (
-        f"{event.bdf} loaded {len(event.load_bytes)} "
-        f"image{'' if len(event.load_bytes) == 1 else 's'} "
-        f"by {event.loads} LOADs, {event.failed_loads} failed"
-    )
-    yield f"  stream    {event.written_bytes} bytes in {event.write_calls} writes"
-    yield f"  LOAD      firmware {milliseconds(event.load_fw_ns)} ms in all"
-
-
-def _losses(event: Lost) -> Iterator[str]:
-    yield ""
-    if event.lost_records is None:
-        yield (
-            "lost, missed and skipped are unknown: the recording has no end  "
-            f"incomplete {event.incomplete_saves} (SAVE without callback)"
-        )
-        return
-    skipped = "-" if event.skipped is None else event.skipped
-    yield (
-        f"lost {event.lost_records} (ring)  missed {event.missed_returns} (returns)  "
-        f"skipped {skipped} (by the kernel)  "
-        f"incomplete {event.incomplete_saves} (SAVE without callback)"
-    )
-    if event.lost_records:
-        yield "  the ring was too small: raise --ring-pages"
-    if event.untracked:
-        yield f"  {event.untracked} devices or SAVEs too many for the program's tables"
-
-
-def _rate(bytes_per_s: int | None) -> str:
-    return "-" if bytes_per_s is None else f"{size(bytes_per_s)}/s"

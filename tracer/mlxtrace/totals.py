@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mlxtrace.convergence import Convergence, spread
+from mlxtrace.downtime import Downtime
 from mlxtrace.events import (
     Abort,
     Buffer,
@@ -71,14 +73,17 @@ class Totals:
     aborts: int = 0
     precopy_ns: int = 0
     stopped_ns: int = 0
-    middle_bytes: int = 0
-    dirtying_ns: int = 0
+    waits_ns: list[int] = field(default_factory=list)
+    queues_ns: list[int] = field(default_factory=list)
+    downtime: Downtime = field(default_factory=Downtime)
+    convergence: Convergence = field(default_factory=Convergence)
     _precopy_from: int | None = None
     _stopped_from: int | None = None
-    _dirty_from: int | None = None
 
     def add(self, event: Event) -> None:
         """Take one event of this VF into account."""
+        self.downtime.add(event)
+        self.convergence.add(event)
         match event:
             case State():
                 self._state(event)
@@ -100,7 +105,9 @@ class Totals:
                     self._stopped_from = None
             case Drain():
                 self.drained_images += 1
-                self.queued_ns += event.queued_ns or 0
+                if event.queued_ns is not None:
+                    self.queued_ns += event.queued_ns
+                    self.queues_ns.append(event.queued_ns)
                 self.drain_ns += event.drain_ns
             case Estimate():
                 self.estimates += 1
@@ -127,11 +134,15 @@ class Totals:
 
     def summary(self, bdf: str | None, boot_ns: int, counters: Counters | None) -> Summary:
         """Return the summary; ``counters`` are those of the whole trace, if they are known."""
-        times = sorted(self.fw_ns)
-        rate = None
-        if self.dirtying_ns > 0:
-            rate = self.middle_bytes * 1_000_000_000 // self.dirtying_ns
+        derived: dict[str, Any] = {
+            **spread("save_fw", self.fw_ns),
+            **spread("wait", self.waits_ns),
+            **spread("queued", self.queues_ns),
+            **self.convergence.to_json(boot_ns),
+            **self.downtime.to_json(),
+        }
         return Summary(
+            **derived,
             bdf=bdf,
             boot_ns=boot_ns,
             sessions=self.sessions,
@@ -163,8 +174,6 @@ class Totals:
             failed_loads=self.failed_loads,
             load_bytes=self.load_bytes,
             load_fw_ns=self.load_fw_ns,
-            save_fw_p50_ns=times[(len(times) - 1) // 2] if times else None,
-            save_fw_max_ns=times[-1] if times else None,
             wait_ns=self.wait_ns,
             drained_images=self.drained_images,
             queued_ns=self.queued_ns,
@@ -180,7 +189,6 @@ class Totals:
             gap_bytes=sum(abs(gap) for gap in self.gaps.values()),
             precopy_ns=self.precopy_ns,
             stopped_ns=self.stopped_ns,
-            dirty_bytes_per_s=rate,
             failed_arcs=self.failed_arcs,
             aborts=self.aborts,
             lost_records=counters.lost_records if counters else None,
@@ -227,7 +235,9 @@ class Totals:
         if event.queued_bytes is not None:
             queued = event.queued_bytes + (event.image_bytes or 0)
             self.queued_bytes_max = max(self.queued_bytes_max, queued)
-        self.wait_ns += event.wait_ns or 0
+        if event.wait_ns is not None:
+            self.wait_ns += event.wait_ns
+            self.waits_ns.append(event.wait_ns)
         if event.fw_ns is not None:
             self.fw_ns.append(event.fw_ns)
         self.incomplete_saves += not event.callback_seen
@@ -238,11 +248,3 @@ class Totals:
         if event.kind == "cleanup":
             return
         self.image_bytes.append(event.image_bytes)
-        if event.issue_boot_ns is None:
-            return
-        if event.kind == "initial":
-            self._dirty_from = event.issue_boot_ns
-        elif event.kind == "middle" and self._dirty_from is not None:
-            self.middle_bytes += event.image_bytes or 0
-            self.dirtying_ns += event.issue_boot_ns - self._dirty_from
-            self._dirty_from = event.issue_boot_ns

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The closing lines: each VF's summary with its verdicts, and what the trace lost."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from mlxtrace.units import count, milliseconds, rate, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlxtrace.events import Lost, Summary
+
+_WIDTH = 99
+
+
+def summary(event: Summary) -> Iterator[str]:
+    """Yield the lines of one VF: as a source, as a target, or both."""
+    yield ""
+    if event.saves or event.read_calls or not event.loads:
+        yield from _saving(event)
+    if event.loads or event.write_calls:
+        yield from _resuming(event)
+
+
+def _saving(event: Summary) -> Iterator[str]:
+    kinds = (
+        f"{event.initial_images} initial, {event.middle_images} middle, {event.final_images} final"
+    )
+    if event.cleanup_saves:
+        kinds += f", {event.cleanup_saves} cleanup"
+    yield (
+        f"{event.bdf} saved {count(event.images, 'image')} ({kinds}) "
+        f"by {event.saves} SAVEs, {event.failed_saves} failed"
+    )
+    yield (
+        f"  stream    {event.read_bytes} bytes in {event.read_calls} reads, "
+        f"{event.temporary_ends} temporary ends, {event.final_ends} final, "
+        f"{event.stream_errors} errors"
+    )
+    if event.temporary_ends:
+        yield (
+            f"  no data   {event.temporary_ends_idle} idle, "
+            f"{event.temporary_ends_in_flight} SAVE in flight, "
+            f"{event.temporary_ends_fallback} fallback, {event.temporary_ends_unasked} nobody asked"
+        )
+    if event.gap_bytes:
+        yield f"  gaps      {event.gap_bytes} bytes of the stream went past the probe"
+    if event.aborts:
+        yield f"  aborted   {count(event.aborts, 'session')} that no SET_STATE ended"
+    yield (
+        f"  pre-copy  {milliseconds(event.precopy_ns)} ms, {count(event.rounds, 'round')}, "
+        f"{event.ioctls} ioctls, {event.failed_ioctls} failed"
+    )
+    if event.precopy_dirty_size_bytes is not None:
+        yield (
+            f"  last said precopy_init_size={size(event.precopy_init_size_bytes)} "
+            f"precopy_dirty_size={size(event.precopy_dirty_size_bytes)}"
+        )
+    rates = f"  rates     read {rate(event.read_bytes_per_s)}"
+    if event.rounds:
+        rates += f", dirtied {rate(event.dirty_bytes_per_s)} -> {verdict(event.converging)}"
+    yield rates
+    if event.stopcopy_size_bytes is not None:
+        yield (
+            f"  if stopped now: stopcopy_size={size(event.stopcopy_size_bytes)}, "
+            f"SAVE ~{milliseconds(event.stopcopy_save_ns)} ms, "
+            f"read-out ~{milliseconds(event.stopcopy_read_ns)} ms"
+        )
+    yield from _save_times(event)
+    yield from _downtime(event)
+
+
+def verdict(converging: bool | None) -> str:
+    """Return the verdict on pre-copy in words."""
+    if converging is None:
+        return "convergence unknown (it takes a middle image)"
+    return "converging" if converging else "not converging: it is dirtied faster than it is read"
+
+
+def _save_times(event: Summary) -> Iterator[str]:
+    for name, p50, p99, longest, rest in (
+        (
+            "waited",
+            event.wait_p50_ns,
+            event.wait_p99_ns,
+            event.wait_max_ns,
+            f" before it, {milliseconds(event.wait_ns)} in all",
+        ),
+        ("firmware", event.save_fw_p50_ns, event.save_fw_p99_ns, event.save_fw_max_ns, " a SAVE"),
+        ("queued", event.queued_p50_ns, event.queued_p99_ns, event.queued_max_ns, " until read"),
+    ):
+        spread = "/".join(milliseconds(value) for value in (p50, p99, longest))
+        yield f"  {name:<9} {spread} ms (p50/p99/max){rest}"
+
+
+def _downtime(event: Summary) -> Iterator[str]:
+    yield (
+        f"  stopped   {milliseconds(event.stopped_ns)} ms, from quiescing to the stream's end; "
+        "of it, in ms:"
+    )
+    parts = {
+        "suspend initiator": event.suspend_initiator_ns,
+        "responder": event.suspend_responder_ns,
+        "QUERY": event.final_query_ns,
+        "buffer": event.final_buffer_ns,
+        "wait": event.final_wait_ns,
+        "SAVE": event.final_save_ns,
+        "read-out": event.final_read_ns,
+    }
+    known = [value for value in parts.values() if value is not None]
+    if known:
+        parts["other"] = max(0, event.stopped_ns - sum(known))
+    told = [f"{name} {milliseconds(value)}" for name, value in parts.items()]
+    indent = " " * 12
+    yield from textwrap.wrap(
+        ", ".join(told),
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
+
+
+def _resuming(event: Summary) -> Iterator[str]:
+    yield (
+        f"{event.bdf} loaded {count(len(event.load_bytes), 'image')} "
+        f"by {event.loads} LOADs, {event.failed_loads} failed"
+    )
+    yield f"  stream    {event.written_bytes} bytes in {event.write_calls} writes"
+    yield (
+        f"  LOAD      firmware {milliseconds(event.load_fw_ns)} ms in all, "
+        f"the last one {milliseconds(event.final_load_ns)} ms"
+    )
+    yield (
+        f"  resumed   {milliseconds(event.resume_ns)} ms from the last LOAD to RUNNING, "
+        f"of it firmware {milliseconds(event.resume_fw_ns)} ms"
+    )
+
+
+def losses(event: Lost) -> Iterator[str]:
+    """Yield the loss line, zeros included, and below it what to do about each loss."""
+    yield ""
+    if event.lost_records is None:
+        yield (
+            "lost, missed and skipped are unknown: the recording has no end  "
+            f"incomplete {event.incomplete_saves} (SAVE without callback)"
+        )
+        return
+    skipped = "-" if event.skipped is None else event.skipped
+    yield (
+        f"lost {event.lost_records} (ring)  missed {event.missed_returns} (returns)  "
+        f"skipped {skipped} (kernel)  "
+        f"incomplete {event.incomplete_saves} (SAVE without callback)"
+    )
+    if event.lost_records:
+        yield "  lost: the ring was too small: raise --ring-pages"
+    if event.missed_returns:
+        yield "  missed: too many calls at once: leave a probe with returns out by --without"
+    if event.skipped:
+        yield "  skipped: other BPF programs ran on that CPU: end them, or use fewer by --without"
+    if event.incomplete_saves:
+        yield (
+            "  incomplete: their times are bounds; a module with BTF, for fentry, or fewer probes "
+            "(--without)"
+        )
+        yield "              let the completion be seen (mlxtrace doctor says which it is here)"
+    if event.untracked:
+        yield f"  {event.untracked} devices or SAVEs too many for the program's tables"

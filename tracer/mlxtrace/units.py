@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sizes, rates and times for people; ``-`` for what is not known."""
+
+from __future__ import annotations
+
+
+def size(count: int | None) -> str:
+    """Return bytes in at most six characters, by powers of 1024: ``61.2M``; ``-`` for None."""
+    if count is None:
+        return "-"
+    if count < 1024:
+        return f"{count}"
+    value = float(count)
+    for unit in "KMGT":
+        value /= 1024
+        if value < 1023.95 or unit == "T":
+            break
+    return f"{value:.1f}{unit}"
+
+
+def rate(bytes_per_s: int | None) -> str:
+    """Return a rate: ``61.2M/s``; ``-`` for None."""
+    return "-" if bytes_per_s is None else f"{size(bytes_per_s)}/s"
+
+
+def milliseconds(duration_ns: int | None) -> str:
+    """Return a duration in ms with three decimals; ``-`` for None."""
+    return "-" if duration_ns is None else f"{duration_ns / 1e6:.3f}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 image`` or ``3 images``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
