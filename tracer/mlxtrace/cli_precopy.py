@@ -20,6 +20,7 @@ Examples:
   mlxtrace precopy -p 8123 -x            only failures, and only of that QEMU
   mlxtrace precopy -i 1                  sums of each second
   mlxtrace precopy 10                    what took 10 ms or longer, and states and failures
+  mlxtrace precopy --live                a dashboard that redraws
   mlxtrace precopy --json -w run.mlxrec  for programs, and recorded
   mlxtrace precopy -c "mlxtrace migrate --source 0000:01:00.1 --target 0000:01:00.2"
 """
@@ -57,6 +58,7 @@ Examples:
     help="Trace mlx5 VFs, or what any driver of VFIO migration does.",
 )
 @click.option("--without", multiple=True, metavar="PROBE", help="Leave an optional probe out.")
+@click.option("--live", is_flag=True, help="Show a dashboard that redraws, on a terminal.")
 @cli_display.options
 @click.argument("min_ms", required=False, type=cli_display.MILLISECONDS)
 @click.option("--dry-run", is_flag=True, help="List the probes and their places, and exit.")
@@ -74,6 +76,7 @@ def command(
     without: tuple[str, ...],
     dry_run: bool,
     ebpf: bool,
+    live: bool,
     pid: int | None,
     interval_s: float | None,
     failures_only: bool,
@@ -100,6 +103,8 @@ def command(
         raise UsageError("--ebpf and --dry-run exclude each other")
     if recording is not None and (ebpf or dry_run):
         raise UsageError(f"{'--ebpf' if ebpf else '--dry-run'} traces nothing to record with -w")
+    if live:
+        _require_alone(as_json, interval_s, failures_only, min_ms, verbose, ebpf or dry_run)
     options = precopy.Options(
         devices=devices,
         duration_s=duration,
@@ -111,6 +116,7 @@ def command(
         command=_words(command_line or ""),
         without=without,
         generic=driver == "any",
+        live=live,
         selection=cli_display.selection(
             pid=pid, interval_s=interval_s, failures_only=failures_only, min_ms=min_ms
         ),
@@ -122,6 +128,32 @@ def command(
         precopy.dry_run(options, sys.stdout)
         return 0
     return precopy.run(options, sys.stdout)
+
+
+def _require_alone(
+    as_json: bool,
+    interval_s: float | None,
+    failures_only: bool,
+    min_ms: float | None,
+    verbose: bool,
+    no_trace: bool,
+) -> None:
+    """Check that nothing is asked for beside the dashboard, which has no rows to choose from."""
+    from mlxtrace.live_output import require_terminal
+
+    for name, given in (
+        ("--json", as_json),
+        ("-i", interval_s is not None),
+        ("-x", failures_only),
+        ("min_ms", min_ms is not None),
+        ("-v", verbose),
+        ("--ebpf or --dry-run", no_trace),
+    ):
+        if given:
+            raise UsageError(
+                f"--live and {name} exclude each other", "the dashboard has no rows; -d, -p fit it"
+            )
+    require_terminal(sys.stdout)
 
 
 def _words(line: str) -> tuple[str, ...]:

@@ -58,15 +58,7 @@ class Output:
         lines: list[str] = []
         for event in events:
             if isinstance(event, Lost) and event.at_end:
-                self.complete = event.lost_records is not None and not any(
-                    (
-                        event.lost_records,
-                        event.missed_returns,
-                        event.skipped,
-                        event.incomplete_saves,
-                        event.untracked,
-                    )
-                )
+                self.complete = is_complete(event)
             for shown in self._shown(event):
                 lines.extend([jsonl.line(shown)] if self._as_json else self._text.lines(shown))
         self._print(lines)
@@ -78,6 +70,9 @@ class Output:
             for shown in self._intervals.until(boot_ns):
                 lines.extend([jsonl.line(shown)] if self._as_json else self._text.lines(shown))
             self._print(lines)
+
+    def close(self) -> None:
+        """Nothing is left to do: each write is flushed."""
 
     def _shown(self, event: Event) -> Iterator[Event]:
         """Yield ``event`` if it is to be shown, after the intervals that it ends."""
@@ -98,6 +93,19 @@ class Output:
         if lines:
             self._stream.write("\n".join(lines) + "\n")
             self._stream.flush()
+
+
+def is_complete(closing: Lost) -> bool:
+    """Whether the closing loss line tells of no loss; a recording that was cut knows of none."""
+    return closing.lost_records is not None and not any(
+        (
+            closing.lost_records,
+            closing.missed_returns,
+            closing.skipped,
+            closing.incomplete_saves,
+            closing.untracked,
+        )
+    )
 
 
 def new_header(

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
+    from mlxtrace.events import Meta
+    from mlxtrace.live_output import LiveOutput
+
 _POLL_MS = 100
 _COMMAND_GRACE_S = 10
 _LATE_NS = 1_000_000_000
@@ -48,6 +51,7 @@ class Options:
     without: tuple[str, ...] = ()
     generic: bool = False
     selection: Selection = EVERYTHING
+    live: bool = False
     argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
 
 
@@ -116,13 +120,7 @@ def run(options: Options, stream: TextIO) -> int:
         command=list(options.argv),
     )
     writer = Writer(options.recording, header) if options.recording else None
-    printer = output.Output(
-        stream,
-        output.meta_of(header),
-        as_json=options.as_json,
-        verbose=options.verbose,
-        selection=options.selection,
-    )
+    printer = _printer(options, stream, output.meta_of(header))
     _announce(names, states, len(probes), options)
     decoder = Decoder()
 
@@ -133,13 +131,14 @@ def run(options: Options, stream: TextIO) -> int:
             printer.write(decoder.feed(chunk))
 
     status = 0
-    with _signals() as stop, _command(options) as command:
+    late_ns = 0 if options.live else _LATE_NS
+    with contextlib.closing(printer), _signals() as stop, _command(options) as command:
         deadline = time.monotonic() + options.duration_s if options.duration_s else None
         while not stop and (deadline is None or time.monotonic() < deadline):
             # The command's end is looked at first, so that its last records are still read.
             ended = command is not None and command.poll() is not None
             take(capture.poll(_POLL_MS))
-            printer.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - _LATE_NS)
+            printer.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - late_ns)
             if ended:
                 break
         if command is not None:
@@ -155,6 +154,20 @@ def run(options: Options, stream: TextIO) -> int:
     if status:
         return status
     return output.STRICT_STATUS if options.strict and not printer.complete else 0
+
+
+def _printer(options: Options, stream: TextIO, meta: Meta) -> output.Output | LiveOutput:
+    if options.live:
+        from mlxtrace.live_output import LiveOutput
+
+        return LiveOutput(stream, meta, options.selection)
+    return output.Output(
+        stream,
+        meta,
+        as_json=options.as_json,
+        verbose=options.verbose,
+        selection=options.selection,
+    )
 
 
 def _check(options: Options) -> None:
@@ -224,15 +237,17 @@ def _signals() -> Iterator[list[int]]:
 def _command(options: Options) -> Iterator[subprocess.Popen[bytes] | None]:
     """Run the command of ``-c``, if any.
 
-    With JSON lines on stdout, the command's own stdout goes to stderr: the two must not mix.
+    With JSON lines on stdout, the command's own stdout goes to stderr: the two must not mix. On
+    the terminal of a dashboard it has no place at all.
     """
     if not options.command:
         yield None
         return
     try:
+        where = subprocess.DEVNULL if options.live else None
         process = subprocess.Popen(
             options.command,
-            stdout=sys.stderr.fileno() if options.as_json else None,
+            stdout=sys.stderr.fileno() if options.as_json else where,
             stdin=subprocess.DEVNULL,
         )
     except OSError as error:
