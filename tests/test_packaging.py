@@ -60,6 +60,11 @@ def test_every_console_script_runs_from_the_wheel(
     assert "Traceback" not in wrong.stderr
 
 
+def test_the_wheel_has_the_man_page(installed: Path) -> None:
+    page = installed.parent / "share/man/man8/mlxtrace-precopy.8"
+    assert page.read_text().startswith('.\\" SPDX')
+
+
 def test_the_wheel_generates_bindings_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     out = tmp_path / "vfio.py"
     result = run(installed / "gen-bindings", "--header", "vfio.h", "-o", out, cwd=tmp_path)

@@ -34,6 +34,7 @@ traced() {
         --source $MLXLAB_VF0 --target $MLXLAB_VF1 --json client.json" >live 2>&1 || exit 2
     cat /sys/kernel/debug/mlx5_lab/$MLXLAB_VF0/counters >source.counters
     mlxtrace precopy --dry-run >dry-run 2>&1 || exit 3
+    mlxtrace doctor --json >doctor || exit 8
     cd /
 }
 sh $MLXLAB_GUEST/vfs down && sh $MLXLAB_GUEST/vfs up || exit 4
@@ -112,3 +113,48 @@ def test_where_the_layouts_come_from_and_what_is_absent_is_said(
     assert meta["kernel"].startswith("6.1.")
     attached = [probe["name"] for probe in meta["probes"] if probe["state"] == "attached"]
     assert attached == [probe.name for probe in PROBES if probe.name not in absent]
+
+
+@each_kernel
+@each_way
+def test_the_doctor_finds_this_host_well(out: Path, kernel: str, way: str) -> None:
+    *findings, verdict = map(json.loads, (out / way / "doctor").read_text().splitlines())
+    assert verdict["traceable"] is True
+    assert verdict["missing"] == []
+    by_topic = {finding["topic"]: finding for finding in findings}
+    assert f"from the {way} of " in by_topic["layouts"]["said"]
+    assert by_topic["program"]["verdict"] == "ok"
+    for probe in PROBES:
+        found = by_topic[f"probe {probe.name}"]
+        absent = probe.name == "precopy-ioctl" and kernel == STOCK
+        # Without BTF there is no fentry for what runs in interrupts.
+        bounded = probe.interrupt and way == "DWARF"
+        assert found["verdict"] == ("degraded" if absent or bounded else "ok"), found
+    offers = "STOP_COPY P2P" if kernel == STOCK else "STOP_COPY P2P PRE_COPY"
+    assert by_topic[f"vf {VF0}"]["said"].partition("migration ")[2].startswith(offers)
+
+
+@each_kernel
+@each_way
+def test_the_downtime_is_split_into_phases(out: Path, kernel: str, way: str) -> None:
+    del kernel
+    events = agreement.traced_events(out / way / "trace.mlxrec")
+    source, target = (
+        next(e for e in events if e["type"] == "summary" and e["bdf"] == bdf)
+        for bdf in (VF0, VF0[:-1] + "2")
+    )
+    phases = [
+        source[key]
+        for key in (
+            "suspend_initiator_ns",
+            "suspend_responder_ns",
+            "final_query_ns",
+            "buffer_ns",
+            "final_wait_ns",
+            "final_save_ns",
+            "final_read_ns",
+        )
+    ]
+    assert 0 < sum(phases) <= source["stopped_ns"]
+    assert 0 < target["resume_fw_ns"] <= target["resume_ns"]
+    assert 0 < target["final_load_ns"] <= target["load_fw_ns"]

@@ -93,6 +93,14 @@ def test_p_shows_one_process_with_the_reads_and_saves_of_its_vf(chunks: list[byt
     assert [line["type"] for line in lines(chunks, Selection(pid=4))] == ["meta", "lost"]
 
 
+def test_p_shows_the_reads_of_a_session_that_was_under_way() -> None:
+    out: list[bytes] = []
+    vf = Vf(Clock(), ONE, 0x10, out)
+    vf.ioctl(1, 2)
+    vf.read(1, 523)
+    assert "read" in [line["type"] for line in lines(out, Selection(pid=8123))]
+
+
 def test_d_shows_one_vf(chunks: list[bytes]) -> None:
     assert {line["bdf"] for line in lines(chunks, Selection(devices=[TWO]))} == {None, TWO}
 

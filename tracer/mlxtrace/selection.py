@@ -89,6 +89,9 @@ class Filter:
         return took is not None and took >= selection.min_ns
 
     def _remember(self, event: Event) -> None:
+        # A trace that began in mid-session sees other calls before the first state.
+        if not isinstance(event, Abort) and (pid := getattr(event, "pid", 0)):
+            self._owners.setdefault(event.bdf, pid)
         match event:
             case State():
                 self._owners[event.bdf] = event.pid
