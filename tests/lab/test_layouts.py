@@ -149,7 +149,7 @@ def test_the_downtime_is_split_into_phases(out: Path, kernel: str, way: str) -> 
             "suspend_initiator_ns",
             "suspend_responder_ns",
             "final_query_ns",
-            "buffer_ns",
+            "final_buffer_ns",
             "final_wait_ns",
             "final_save_ns",
             "final_read_ns",

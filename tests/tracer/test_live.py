@@ -70,7 +70,7 @@ def test_it_fits_and_has_what_it_must(width: int) -> None:
         "precopy_init_size=0",
         "precopy_dirty_size=539",
         "-> converging",
-        "stopcopy_size=",
+        "to read, SAVE ~",
         "firmware, ms",
         f"{TWO}  RUNNING",
         "4 LOADs",

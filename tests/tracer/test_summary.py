@@ -155,14 +155,14 @@ def test_convergence_is_reading_faster_than_dirtying() -> None:
 def test_what_it_would_cost_to_stop_now() -> None:
     at_once = summed(precopy(1000, read=50_000))
     later = summed(precopy(1000, read=50_000), later_ns=10_000_000_000)
-    assert at_once.stopcopy_size_bytes == 1100, "initial and dirty bytes of the last ioctl"
-    assert later.stopcopy_size_bytes is not None
-    assert 10_900 <= later.stopcopy_size_bytes <= 11_100, "and what was dirtied since"
-    assert at_once.stopcopy_save_ns == at_once.save_fw_p50_ns
-    assert at_once.stopcopy_read_ns is not None
-    assert "if stopped now: stopcopy_size=1.1K" in text(at_once)
+    assert at_once.stopped_now_bytes == 1100, "initial and dirty bytes of the last ioctl"
+    assert later.stopped_now_bytes is not None
+    assert 10_900 <= later.stopped_now_bytes <= 11_100, "and what was dirtied since"
+    assert at_once.stopped_now_save_ns == at_once.save_fw_p50_ns
+    assert at_once.stopped_now_read_ns is not None
+    assert "if stopped now: 1.1K to read" in text(at_once)
     over = summed(source_migrates)
-    assert over.stopcopy_size_bytes is None, "it was stopped already"
+    assert over.stopped_now_bytes is None, "it was stopped already"
     assert "if stopped now" not in text(over)
     assert over.precopy_dirty_size_bytes == 541
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxtrace.events import Abort, Event, Ioctl, Read, Save, State
+from mlxtrace.events import Abort, Estimate, Event, Ioctl, Read, Save, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ class Convergence:
         self._dirty_from: int | None = None
         self._times: list[int] = []
         self._sizes: tuple[int, int] | None = None
+        self._estimate: int | None = None
         self._asked_at = 0
         self._read_since = 0
 
@@ -35,7 +36,7 @@ class Convergence:
             case State() if not event.errno:
                 before, self._in_precopy = self._in_precopy, event.new_state in _PRECOPY
                 if self._in_precopy and not before:
-                    self._sizes = None
+                    self._sizes = self._estimate = None
             case Abort():
                 self._in_precopy = False
             case Read(direction="read"):
@@ -49,6 +50,8 @@ class Convergence:
                 self._sizes = (initial, event.precopy_dirty_size_bytes)
                 self._asked_at = event.boot_ns
                 self._read_since = 0
+            case Estimate() if not event.errno:
+                self._estimate = event.stopcopy_size_bytes
             case Save() if not event.status and not event.errno:
                 self._save(event)
 
@@ -75,7 +78,7 @@ class Convergence:
 
     def to_json(self, boot_ns: int) -> dict[str, int | bool | None]:
         """Return the keys of the summary; ``boot_ns`` is now."""
-        size = self._stopcopy_size(boot_ns)
+        size = self._still_to_read(boot_ns)
         read = self.read_bytes_per_s
         return {
             "rounds": self._rounds,
@@ -84,9 +87,12 @@ class Convergence:
             "converging": self.converging,
             "precopy_init_size_bytes": self._sizes[0] if self._sizes else None,
             "precopy_dirty_size_bytes": self._sizes[1] if self._sizes else None,
-            "stopcopy_size_bytes": size,
-            "stopcopy_save_ns": percentile(self._times, 50) if size is not None else None,
-            "stopcopy_read_ns": size * 1_000_000_000 // read if size is not None and read else None,
+            "stopcopy_size_bytes": self._estimate,
+            "stopped_now_bytes": size,
+            "stopped_now_save_ns": percentile(self._times, 50) if size is not None else None,
+            "stopped_now_read_ns": size * 1_000_000_000 // read
+            if size is not None and read
+            else None,
         }
 
     def _save(self, event: Save) -> None:
@@ -102,7 +108,7 @@ class Convergence:
             self._dirtying_ns += event.issue_boot_ns - self._dirty_from
         self._dirty_from = event.issue_boot_ns
 
-    def _stopcopy_size(self, boot_ns: int) -> int | None:
+    def _still_to_read(self, boot_ns: int) -> int | None:
         """What is still to be read if the VF stops now: what was left, and what came since."""
         if not self._in_precopy or self._sizes is None:
             return None

@@ -377,8 +377,9 @@ class Summary(Event):
     precopy_init_size_bytes: int | None
     precopy_dirty_size_bytes: int | None
     stopcopy_size_bytes: int | None
-    stopcopy_save_ns: int | None
-    stopcopy_read_ns: int | None
+    stopped_now_bytes: int | None
+    stopped_now_save_ns: int | None
+    stopped_now_read_ns: int | None
     suspend_initiator_ns: int | None
     suspend_responder_ns: int | None
     final_query_ns: int | None

@@ -208,12 +208,12 @@ def _add_source(table: Table, view: View, summary: Summary, now_ns: int) -> None
                 style=style,
             ),
         )
-    if summary.stopcopy_size_bytes is not None:
+    if summary.stopped_now_bytes is not None:
         table.add_row(
             "if stopped",
-            f"stopcopy_size={size(summary.stopcopy_size_bytes)}, "
-            f"SAVE ~{milliseconds(summary.stopcopy_save_ns)} ms, "
-            f"read-out ~{milliseconds(summary.stopcopy_read_ns)} ms",
+            f"{size(summary.stopped_now_bytes)} to read, "
+            f"SAVE ~{milliseconds(summary.stopped_now_save_ns)} ms, "
+            f"read-out ~{milliseconds(summary.stopped_now_read_ns)} ms",
         )
     if summary.final_ends:
         table.add_row("stopped", f"{milliseconds(summary.stopped_ns)} ms")

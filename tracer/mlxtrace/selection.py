@@ -15,7 +15,7 @@ from mlxtrace.events import Abort, End, Event, Lost, Meta, Read, State, Summary
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-_DURATIONS = ("duration_ns", "latency_ns", "busy_ns", "drain_ns", "fw_ns", "fw_max_ns")
+_DURATIONS = ("duration_ns", "latency_ns", "took_ns", "busy_ns", "drain_ns", "fw_ns", "fw_max_ns")
 _PRECOPY = {"PRE_COPY", "PRE_COPY_P2P"}
 _BACK = {"RUNNING", "RUNNING_P2P"}
 

@@ -54,20 +54,28 @@ def _saving(event: Summary) -> Iterator[str]:
         f"  pre-copy  {milliseconds(event.precopy_ns)} ms, {count(event.rounds, 'round')}, "
         f"{event.ioctls} ioctls, {event.failed_ioctls} failed"
     )
-    if event.precopy_dirty_size_bytes is not None:
-        yield (
-            f"  last said precopy_init_size={size(event.precopy_init_size_bytes)} "
-            f"precopy_dirty_size={size(event.precopy_dirty_size_bytes)}"
-        )
+    told = {
+        "precopy_init_size": event.precopy_init_size_bytes,
+        "precopy_dirty_size": event.precopy_dirty_size_bytes,
+        "stopcopy_size": event.stopcopy_size_bytes,
+    }
+    if known := [f"{name}={size(value)}" for name, value in told.items() if value is not None]:
+        yield f"  last said {' '.join(known)}"
     rates = f"  rates     read {rate(event.read_bytes_per_s)}"
     if event.rounds:
         rates += f", dirtied {rate(event.dirty_bytes_per_s)} -> {verdict(event.converging)}"
     yield rates
-    if event.stopcopy_size_bytes is not None:
+    if event.stopped_now_bytes is not None:
         yield (
-            f"  if stopped now: stopcopy_size={size(event.stopcopy_size_bytes)}, "
-            f"SAVE ~{milliseconds(event.stopcopy_save_ns)} ms, "
-            f"read-out ~{milliseconds(event.stopcopy_read_ns)} ms"
+            f"  if stopped now: {size(event.stopped_now_bytes)} to read, "
+            f"SAVE ~{milliseconds(event.stopped_now_save_ns)} ms, "
+            f"read-out ~{milliseconds(event.stopped_now_read_ns)} ms"
+        )
+    if event.buffers_allocated or event.mkeys:
+        yield (
+            f"  memory    {size(event.held_bytes_max)} held at most; {event.buffers_allocated} "
+            f"buffers allocated, {event.buffers_reused} reused, {count(event.mkeys, 'mkey')} in "
+            f"{milliseconds(event.mkey_ns)} ms"
         )
     yield from _save_times(event)
     yield from _downtime(event)
