@@ -62,12 +62,7 @@ def rehearse(probes: Sequence[Probe], layouts: Layouts) -> int:
     """
     bcc = load_bcc()
     bpf = _compile(bcc, program.render(probes, layouts))
-    names = [
-        name
-        for probe in probes
-        if not layouts.why_not(probe.name)
-        for name in probe.programs
-    ]
+    names = [name for probe in probes if not layouts.why_not(probe.name) for name in probe.programs]
     for name in names:
         _load(bcc, bpf, name)
     return len(names)

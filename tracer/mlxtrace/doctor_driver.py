@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING
 
@@ -82,18 +83,19 @@ class Driver:
 
     def probes(self) -> Iterator[Finding]:
         """Each probe of the catalogue: attachable, inlined, renamed, blacklisted, not loaded."""
-        try:
-            has_info = not self._loaded or self._layouts.has_precopy_info
-        except Error:
-            has_info = True
+        found = None
+        if self._loaded:
+            with contextlib.suppress(Error):
+                found = self._layouts
         for probe in PROBES:
-            yield _probe(probe, has_info=has_info)
+            yield _probe(probe, found.why_not(probe.name) if found else "")
 
 
-def _probe(probe: Probe, *, has_info: bool) -> Finding:
+def _probe(probe: Probe, lacks: str) -> Finding:
+    """Return what became of ``probe``, for which the driver may lack something."""
     topic = f"probe {probe.name}"
-    if probe.name == "precopy-ioctl" and not has_info:
-        return Finding(topic, Verdict.DEGRADED, f"this driver has no PRE_COPY; so {probe.loses}")
+    if lacks:
+        return Finding(topic, Verdict.DEGRADED, f"{lacks}; so {probe.loses}")
     verdict = Verdict.MISSING if probe.required else Verdict.DEGRADED
     reason = ""
     for symbol in probe.symbols:
