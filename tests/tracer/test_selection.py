@@ -15,6 +15,7 @@ from mlxtrace import devices, output, recording, records, report
 from mlxtrace.cli import group
 from mlxtrace.counters import Counters
 from mlxtrace.decoder import Decoder
+from mlxtrace.events import Histogram
 from mlxtrace.intervals import Intervals
 from mlxtrace.selection import Selection
 
@@ -193,6 +194,17 @@ def test_the_last_interval_is_as_short_as_it_is(chunks: list[bytes]) -> None:
     sums = [x for x in lines(chunks, Selection(interval_ns=70_000)) if x["type"] == "interval"]
     assert sums[-1]["start_boot_ns"] == 1_140_000
     assert sums[-1]["boot_ns"] == END_NS
+
+
+def test_a_histogram_does_not_end_an_interval() -> None:
+    def histogram(boot_ns: int) -> Histogram:
+        return Histogram(
+            bdf=ONE, boot_ns=boot_ns, session=1, direction="read", measure="size_bytes", counts=[1]
+        )
+
+    sums = Intervals(0, 10)
+    assert sums.add(histogram(35)) == []
+    assert [interval.boot_ns for interval in sums.until(20)] == [10, 20]
 
 
 def test_before_any_vf_there_is_a_line_that_says_so() -> None:

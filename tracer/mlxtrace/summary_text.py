@@ -121,15 +121,17 @@ def _downtime(event: Summary) -> Iterator[str]:
     known = [value for value in parts.values() if value is not None]
     if known:
         parts["other"] = max(0, event.stopped_ns - sum(known))
-    told = [f"{name} {milliseconds(value)}" for name, value in parts.items()]
+    # A name and its value stay on one line.
+    told = [f"{name} {milliseconds(value)}".replace(" ", "\xa0") for name, value in parts.items()]
     indent = " " * 12
-    yield from textwrap.wrap(
+    for line in textwrap.wrap(
         ", ".join(told),
         _WIDTH,
         initial_indent=indent,
         subsequent_indent=indent,
         break_on_hyphens=False,
-    )
+    ):
+        yield line.replace("\xa0", " ")
 
 
 def _resuming(event: Summary) -> Iterator[str]:
