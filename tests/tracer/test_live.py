@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import pty
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,11 +17,13 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from genbindings.errors import UsageError
-from mlxtrace import live, live_output, output
+from mlxtrace import host, layout, live, live_output, output, precopy
+from mlxtrace.catalogue import PROBES
 from mlxtrace.cli import group
 from mlxtrace.counters import Counters
 from mlxtrace.decoder import Decoder
 from mlxtrace.live_output import LiveOutput
+from mlxtrace.probetable import ATTACHED, ProbeState
 from mlxtrace.selection import EVERYTHING, Selection
 
 from .raw_records import INITIAL, MIDDLE, Clock, Vf, source_migrates, target_loads
@@ -181,3 +188,60 @@ def test_without_a_terminal_it_is_a_usage_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     with pytest.raises(UsageError):
         live_output.require_terminal(sys.stdout)
+
+
+class Interrupted:
+    """A capture of one migration, during which the user presses Ctrl-C."""
+
+    def __init__(self, *_: object) -> None:
+        self.polls = 0
+
+    def start(self) -> list[ProbeState]:
+        return [ProbeState(PROBES[0], ATTACHED, PROBES[0].symbols[0], "kprobe")]
+
+    def poll(self, _timeout_ms: int) -> bytes:
+        self.polls += 1
+        if self.polls == 1:
+            out: list[bytes] = []
+            source_migrates(Vf(Clock(), ONE, 0x10, out))
+            return b"".join(out)
+        signal.raise_signal(signal.SIGINT)
+        return b""
+
+    def stop(self) -> tuple[bytes, Counters]:
+        return b"", Counters()
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for check in ("require_privileges", "require_module", "require_headers"):
+        monkeypatch.setattr(host, check, lambda *_: None)
+    monkeypatch.setattr(layout, "of_running_module", lambda: layout.Layouts("a test", {}))
+    monkeypatch.setattr(precopy, "load_bcc", lambda: None)
+    monkeypatch.setattr(precopy, "Capture", Interrupted)
+
+
+@pytest.mark.parametrize("as_dashboard", [True, False])
+def test_ctrl_c_leaves_the_summary_on_the_terminal(interrupted: None, as_dashboard: bool) -> None:
+    del interrupted
+    ours, theirs = pty.openpty()
+    seen: list[bytes] = []
+
+    def look() -> None:
+        # The other side is closed: EIO.
+        with contextlib.suppress(OSError):
+            while data := os.read(ours, 4096):
+                seen.append(data)
+
+    user = threading.Thread(target=look)
+    user.start()
+    with os.fdopen(theirs, "w") as terminal:
+        status = precopy.run(precopy.Options(live=as_dashboard, argv=()), terminal)
+    user.join()
+    os.close(ours)
+    text = b"".join(seen).decode()
+    assert status == 0
+    shown = text.rpartition("\x1b[")[2] if as_dashboard else text
+    assert f"{ONE} saved 4 images" in shown
+    assert shown.rstrip().splitlines()[-1].startswith("lost 0 (ring)")
+    assert ("firmware, ms" in text) == as_dashboard

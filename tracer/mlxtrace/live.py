@@ -190,7 +190,8 @@ def _add_source(table: Table, view: View, summary: Summary, now_ns: int) -> None
         f"now {rate(view.bytes_per_s(now_ns))}",
     )
     table.add_row(
-        "queued", f"{milliseconds(summary.queued_p50_ns)}/{milliseconds(summary.queued_max_ns)} ms"
+        "queued",
+        f"{milliseconds(summary.queued_p50_ns)}/{milliseconds(summary.queued_max_ns)} ms (p50/max)",
     )
     if summary.precopy_dirty_size_bytes is not None:
         table.add_row(
