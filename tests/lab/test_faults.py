@@ -258,8 +258,9 @@ def counters(path: Path) -> dict[str, int]:
     return {words[1]: int(words[2]) for words in lines}
 
 
-# Streams of chunks go through the carried driver in every run: test_cross_kernel.py.
-@pytest.mark.parametrize("kernel", [KERNEL, pytest.param(CARRIED, marks=pytest.mark.slow)])
+# In every run test_cross_kernel.py has streams of chunks, and firmware without capabilities.
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [KERNEL, CARRIED])
 def test_chunks_and_capabilities(labs: Labs, kernel: str) -> None:
     """Chunk mode, and a driver that finds capabilities missing."""
     lab = labs.on(kernel)

@@ -54,7 +54,8 @@ def test_an_idle_vf_has_nothing_left_to_send(kernel: str, tmp_path: Path) -> Non
     assert "latency_us           700" in (tmp_path / "knobs").read_text()
 
 
-@each_kernel
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [KERNEL, CARRIED])
 def test_a_vf_that_never_converges_is_stopped_by_the_limit_of_rounds(
     kernel: str, tmp_path: Path
 ) -> None:

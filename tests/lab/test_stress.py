@@ -51,6 +51,8 @@ def check(result: Path) -> dict[str, Any]:
     return stressed
 
 
+# Every run has the checks and faults; this takes two minutes.
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [CARRIED])
 def test_a_little_of_everything(labs: Labs, kernel: str) -> None:
     lab = labs.on(kernel)
