@@ -252,9 +252,10 @@ def test_a_check_that_fails_in_an_unforeseen_way_is_a_finding() -> None:
     assert "KeyError" in second.said
 
 
-def test_every_line_is_short(sick: FakeHost) -> None:
+def test_every_line_is_short(sick: FakeHost, tmp_path: Path) -> None:
     remove_the_module(sick)
-    text = CliRunner().invoke(group, ["doctor"]).output
+    # On a real host the paths begin at the root.
+    text = CliRunner().invoke(group, ["doctor"]).output.replace(str(tmp_path), "")
     assert max(map(len, text.splitlines())) < 100
     assert text.splitlines()[-1].strip()
     for probe in PROBES:
