@@ -72,11 +72,15 @@ class Crowd:
 
 
 def _asks(fd: int) -> Callable[[], bool]:
-    """Return a step that asks PRECOPY_INFO; EINVAL is what it says outside pre-copy."""
+    """Return a step that asks PRECOPY_INFO; EINVAL is what it says outside pre-copy.
+
+    A firmware that has been reset, while the driver has not been told so yet, refuses its QUERY:
+    EIO.
+    """
 
     def step() -> bool:
         said = answer_of(lambda: precopy_info(fd))
-        if said not in ("ok", *_ENDED):
+        if said not in ("ok", "EIO", *_ENDED):
             raise RuntimeError(f"PRECOPY_INFO: {said}")
         return True
 
