@@ -69,8 +69,8 @@ class Raw(NamedTuple):
 
     @property
     def command_name(self) -> str:
-        """The comm of the task on whose CPU the record was made."""
-        return self.comm.split(b"\0", 1)[0].decode(errors="replace")
+        """The comm of the task on whose CPU the record was made, without control characters."""
+        return _shown(self.comm.split(b"\0", 1)[0].decode(errors="replace"))
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)
@@ -103,7 +103,12 @@ def is_known(raw: Raw) -> bool:
 def device_name(raw: Raw) -> str:
     """The name that a DEVICE record carries."""
     text = struct.pack(f"<{VALUE_COUNT}Q", *raw.value)[:NAME_LENGTH]
-    return text.split(b"\0", 1)[0].decode("ascii", errors="replace")
+    return _shown(text.split(b"\0", 1)[0].decode("ascii", errors="replace"))
+
+
+def _shown(name: str) -> str:
+    # A task may call itself anything: a row must stay a row, and a terminal unharmed.
+    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 def name_values(name: str) -> tuple[int, ...]:

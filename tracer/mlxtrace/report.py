@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A recording as text or JSON: what the live run printed, without root, bcc or the kernel."""
+"""A recording as text or JSON: what the live run printed."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from genbindings.errors import Error
 from mlxtrace import output
-from mlxtrace.counters import Counters
-from mlxtrace.decoder import Decoder
-from mlxtrace.recording import Reader
+from mlxtrace.recording import UnreadableError
+from mlxtrace.replay import Replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,34 +28,20 @@ def report(
     A cut or damaged recording is printed up to the damage, and ``warn`` gets a sentence.
 
     Raises:
-        Error: it is not a recording, or nothing can be read of it.
+        Error: it cannot be read, or is not a recording.
     """
-    warned: list[str] = []
-
-    def remember(sentence: str) -> None:
-        warned.append(sentence)
-        (warn or _warn)(sentence)
-
-    reader = Reader(path, remember)
+    warn = warn or to_stderr
     try:
-        meta = output.meta_of(reader.header)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Error(f"the header of {path} lacks something: {error}") from None
-    printer = output.Output(stream, meta, as_json=as_json, verbose=verbose)
-    decoder = Decoder()
-    for chunk in reader.chunks():
-        printer.write(decoder.feed(chunk))
-    counters: Counters | None = None
-    ended: int | None = None
-    if reader.closing is not None:
-        try:
-            ended = int(reader.closing["clock"]["boot_ns"])
-            counters = Counters.from_json(reader.closing["counters"])
-        except (KeyError, TypeError, ValueError, AttributeError):
-            remember(f"the closing counters of {path} cannot be read")
-    printer.write(decoder.finish(counters, ended))
-    return printer.complete and not warned
+        replay = Replay(path, warn)
+    except UnreadableError as error:
+        warn(str(error))
+        return False
+    printer = output.Output(stream, replay.meta, as_json=as_json, verbose=verbose)
+    for events in replay.batches():
+        printer.write(events)
+    return printer.complete and not replay.warnings
 
 
-def _warn(sentence: str) -> None:
+def to_stderr(sentence: str) -> None:
+    """Print a warning."""
     print(f"mlxtrace: warning: {sentence}", file=sys.stderr)
