@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genbindings import __version__
-from mlxtrace import jsonl, text
+from mlxtrace import hostclock, jsonl, text
 from mlxtrace.events import SCHEMA, Event, Lost, Meta
 
 if TYPE_CHECKING:
@@ -45,15 +45,7 @@ class Output:
         lines: list[str] = []
         for event in events:
             if isinstance(event, Lost) and event.at_end:
-                self.complete = event.lost_records is not None and not any(
-                    (
-                        event.lost_records,
-                        event.missed_returns,
-                        event.skipped,
-                        event.incomplete_saves,
-                        event.untracked,
-                    )
-                )
+                self.complete = is_clean(event)
             lines.extend([jsonl.line(event)] if self._as_json else self._text.lines(event))
         self._print(lines)
 
@@ -61,6 +53,19 @@ class Output:
         if lines:
             self._stream.write("\n".join(lines) + "\n")
             self._stream.flush()
+
+
+def is_clean(closing: Lost) -> bool:
+    """Whether the loss line that ends a trace tells of no loss."""
+    return closing.lost_records is not None and not any(
+        (
+            closing.lost_records,
+            closing.missed_returns,
+            closing.skipped,
+            closing.incomplete_saves,
+            closing.untracked,
+        )
+    )
 
 
 def new_header(
@@ -79,6 +84,7 @@ def new_header(
         "host": socket.gethostname(),
         "kernel": platform.release(),
         "machine": platform.machine(),
+        "boot_id": hostclock.boot_id(),
         "clock": clock,
         "layout": layout,
         "offsets": offsets,

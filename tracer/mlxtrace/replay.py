@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlxtrace.events import Event, Meta
 
 _CLOCKS = ("boot_ns", "monotonic_ns", "realtime_ns")
+_ERROR = "realtime_error_ns"
 _NS_MAX = 1 << 64
 
 
@@ -26,6 +27,7 @@ class Replay:
 
     Attributes:
         path: the file.
+        header: what the writer knew at the start.
         meta: the event that opens the output.
         clocks: readings of the three clocks, of the start and, once all was read, of the end.
         warnings: sentences about damage so far.
@@ -44,9 +46,10 @@ class Replay:
         self.warnings: list[str] = []
         self._tell = warn
         self._reader = Reader(path, self._warn)
+        self.header = self._reader.header
         try:
-            self.clocks = [_clock(self._reader.header["clock"])]
-            self.meta: Meta = output.meta_of(self._reader.header)
+            self.clocks = [_clock(self.header["clock"])]
+            self.meta: Meta = output.meta_of(self.header)
         except (KeyError, TypeError, ValueError) as error:
             raise Error(f"the header of {path} lacks something: {error}") from None
 
@@ -82,6 +85,8 @@ class Replay:
 
 def _clock(value: Any) -> dict[str, int]:
     clock = {name: value[name] for name in _CLOCKS}
+    if _ERROR in value:
+        clock[_ERROR] = value[_ERROR]
     for name, reading in clock.items():
         if type(reading) is not int or not 0 <= reading < _NS_MAX:
             raise ValueError(f"{name} is no time")
