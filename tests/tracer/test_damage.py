@@ -22,6 +22,7 @@ from mlxtrace import cli, output, recording, records, report
 from mlxtrace.counters import Counters
 from mlxtrace.decoder import Decoder
 
+from .random_records import raws
 from .test_recording import COUNTERS, END, header, stream
 
 if TYPE_CHECKING:
@@ -186,23 +187,6 @@ def test_json_that_is_too_deep_is_damage(recorded: Path) -> None:
     warnings: list[str] = []
     assert replayed(damaged(recorded, head + deep), warnings) == ""
     assert "damaged in its header" in warnings[0]
-
-
-raws = st.builds(
-    records.Raw,
-    boot_ns=st.integers(0, 2**64 - 1),
-    vdev=st.integers(0, 3),
-    pid=st.integers(0, 2**32 - 1),
-    tid=st.integers(0, 2**32 - 1),
-    kind=st.sampled_from(list(records.Kind)) | st.integers(0, 2**16 - 1),
-    flags=st.integers(0, 2**16 - 1),
-    result=st.integers(-(2**31), 2**31 - 1),
-    comm=st.binary(max_size=16),
-    value=st.lists(
-        st.integers(0, 9) | st.integers(0, 2**64 - 1) | st.sampled_from([0x115, 0x117, 0x119]),
-        max_size=10,
-    ).map(tuple),
-)
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -16,12 +16,20 @@ from genbindings.console import CONTEXT
 @click.argument("target", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines (docs/events.md).")
 @click.option("-v", "--verbose", is_flag=True, help="Show every firmware command.")
+@click.option("-s", "--summary-only", is_flag=True, help="No rows: quick on large recordings.")
 @click.option(
     "--strict",
     is_flag=True,
     help="Exit 3 if anything was lost, missed, incomplete or contradictory.",
 )
-def command(file: Path, target: Path | None, as_json: bool, verbose: bool, strict: bool) -> int:
+def command(
+    file: Path,
+    target: Path | None,
+    as_json: bool,
+    verbose: bool,
+    summary_only: bool,
+    strict: bool,
+) -> int:
     """Print the recording FILE as the live trace printed it.
 
     Needs neither root nor the kernel that it was made on. A recording that is cut or damaged is
@@ -35,9 +43,11 @@ def command(file: Path, target: Path | None, as_json: bool, verbose: bool, stric
     from mlxtrace.output import STRICT_STATUS
 
     if target is not None:
-        if verbose:
-            raise click.UsageError("-v is for one recording.")
+        if verbose or summary_only:
+            raise click.UsageError("-v and -s are for one recording.")
         complete = join_report.report(file, target, sys.stdout, as_json=as_json)
     else:
-        complete = report.report(file, sys.stdout, as_json=as_json, verbose=verbose)
+        complete = report.report(
+            file, sys.stdout, as_json=as_json, verbose=verbose, summary_only=summary_only
+        )
     return STRICT_STATUS if strict and not complete else 0

@@ -29,16 +29,24 @@ class Output:
         meta: the first event.
         as_json: JSON lines instead of text.
         verbose: rows for all commands, in text.
+        rows: whether there will be any: then the text begins with a line that names the columns.
     """
 
     def __init__(
-        self, stream: TextIO, meta: Meta, *, as_json: bool = False, verbose: bool = False
+        self,
+        stream: TextIO,
+        meta: Meta,
+        *,
+        as_json: bool = False,
+        verbose: bool = False,
+        rows: bool = True,
     ) -> None:
         self._stream = stream
         self._as_json = as_json
         self._text = text.Text(meta.boot_ns, verbose=verbose)
         self.complete = False
-        self._print([jsonl.line(meta) if as_json else text.header()])
+        if as_json or rows:
+            self._print([jsonl.line(meta) if as_json else text.header()])
 
     def write(self, events: Iterable[Event]) -> None:
         """Print ``events`` and flush."""

@@ -57,9 +57,12 @@ class Replay:
         """Yield whole records, block by block, up to the end or the first damage."""
         return self._reader.chunks()
 
-    def batches(self) -> Iterator[Iterable[Event]]:
-        """Yield the events block by block, and those that are only known at the end."""
-        decoder = Decoder()
+    def batches(self, decoder: Decoder | None = None) -> Iterator[Iterable[Event]]:
+        """Yield the events block by block, and those that are only known at the end.
+
+        Without ``decoder`` all of them.
+        """
+        decoder = decoder or Decoder()
         for chunk in self.chunks():
             yield decoder.feed(chunk)
         yield decoder.finish(*self.closing())

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from mlxtrace import output
+from mlxtrace.bulk import SummaryDecoder
 from mlxtrace.recording import UnreadableError
 from mlxtrace.replay import Replay
 
@@ -21,10 +22,12 @@ def report(
     *,
     as_json: bool = False,
     verbose: bool = False,
+    summary_only: bool = False,
     warn: Callable[[str], None] | None = None,
 ) -> bool:
     """Print the recording at ``path``; return whether nothing was lost in it.
 
+    With ``summary_only`` nothing but summaries and losses, which takes a fraction of the time.
     A cut or damaged recording is printed up to the damage, and ``warn`` gets a sentence.
 
     Raises:
@@ -36,8 +39,10 @@ def report(
     except UnreadableError as error:
         warn(str(error))
         return False
-    printer = output.Output(stream, replay.meta, as_json=as_json, verbose=verbose)
-    for events in replay.batches():
+    printer = output.Output(
+        stream, replay.meta, as_json=as_json, verbose=verbose, rows=not summary_only
+    )
+    for events in replay.batches(SummaryDecoder() if summary_only else None):
         printer.write(events)
     return printer.complete and not replay.warnings
 

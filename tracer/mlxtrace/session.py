@@ -62,7 +62,7 @@ class VfSession:
         self._loads = 0
         self._query_bytes: int | None = None
         self._issued: dict[int, _Issue] = {}
-        self._flows: dict[tuple[int, str], tuple[int, ...]] = {}
+        self.flows: dict[tuple[int, str], tuple[int, ...]] = {}
 
     def step(self, raw: Raw) -> Iterator[Event]:
         """The state machine goes on: the arc before is over, the next one begins."""
@@ -114,9 +114,9 @@ class VfSession:
         """A snapshot of the read or write totals: what came since the last one."""
         # A VF that was bound again is another device to the kernel: its totals begin anew.
         key = (raw.vdev, direction)
-        before = self._flows.get(key, (0,) * len(raw.value))
+        before = self.flows.get(key, (0,) * len(raw.value))
         delta = [max(0, now - then) for now, then in zip(raw.value, before, strict=True)]
-        self._flows[key] = raw.value
+        self.flows[key] = raw.value
         calls, size, busy = delta[:3]
         if calls > 0:
             yield Read(

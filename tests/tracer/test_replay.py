@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whatever a live run printed, its recording prints again, byte for byte; the short way as well."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlxtrace import bulk, host, layout, precopy, records, report
+from mlxtrace.bulk import SummaryDecoder
+from mlxtrace.catalogue import PROBES
+from mlxtrace.counters import Counters, ProbeCounts
+from mlxtrace.decoder import Decoder
+from mlxtrace.events import Event, Lost, Summary
+from mlxtrace.layout import Layouts
+from mlxtrace.probetable import ATTACHED, ProbeState
+
+from .random_records import raws, streams
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+FIXTURES = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+counts = st.builds(
+    Counters,
+    lost_records=st.integers(0, 2),
+    untracked=st.integers(0, 2),
+    probes=st.dictionaries(
+        st.sampled_from([probe.name for probe in PROBES]),
+        st.builds(
+            ProbeCounts,
+            entries=st.integers(0, 5),
+            returns=st.integers(0, 5),
+            open=st.integers(0, 2),
+            skipped=st.none() | st.integers(0, 2),
+        ),
+    ),
+)
+
+
+class FakeCapture:
+    """Gives chunks that were made before, the last one when it is stopped."""
+
+    chunks: list[bytes]
+    counters: Counters
+
+    def __init__(self, *_: object) -> None:
+        self.left = list(self.chunks)
+
+    def start(self) -> list[ProbeState]:
+        return [ProbeState(p, ATTACHED, symbol=p.symbols[0], how="kprobe") for p in PROBES]
+
+    def poll(self, _timeout_ms: int) -> bytes:
+        return self.left.pop(0) if len(self.left) > 1 else b""
+
+    def stop(self) -> tuple[bytes, Counters]:
+        return b"".join(self.left), self.counters
+
+
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a live run take its records from :class:`FakeCapture`."""
+    for check in ("require_privileges", "require_module", "require_headers"):
+        monkeypatch.setattr(host, check, lambda: None)
+    monkeypatch.setattr(precopy, "load_bcc", lambda: None)
+    monkeypatch.setattr(layout, "of_running_module", lambda: Layouts("a test", {}))
+    monkeypatch.setattr(precopy, "Capture", FakeCapture)
+
+
+@pytest.mark.usefixtures("no_kernel")
+@FIXTURES
+@given(
+    chunks=streams(),
+    counters=counts,
+    as_json=st.booleans(),
+    verbose=st.booleans(),
+    strict=st.booleans(),
+)
+def test_a_recording_prints_what_the_live_run_printed(
+    tmp_path: Path,
+    chunks: list[bytes],
+    counters: Counters,
+    as_json: bool,
+    verbose: bool,
+    strict: bool,
+) -> None:
+    FakeCapture.chunks, FakeCapture.counters = chunks, counters
+    live, replayed = io.StringIO(), io.StringIO()
+    recording = tmp_path / "run.mlxrec"
+    options = precopy.Options(
+        as_json=as_json,
+        verbose=verbose,
+        strict=strict,
+        recording=recording,
+        # The command is over when everything was polled for: a poll takes no time here.
+        duration_s=0.002,
+    )
+    status = precopy.run(options, live)
+    warnings: list[str] = []
+    complete = report.report(
+        recording, replayed, as_json=as_json, verbose=verbose, warn=warnings.append
+    )
+    assert replayed.getvalue() == live.getvalue()
+    assert not warnings
+    assert status == (3 if strict and not complete else 0)
+
+
+def closing(decoder: Decoder, chunks: Iterable[bytes], counters: Counters | None) -> list[Event]:
+    """What ``report --summary-only`` prints of ``chunks``."""
+    events = [event for chunk in chunks for event in decoder.feed(chunk)]
+    events += decoder.finish(counters)
+    return [event for event in events if isinstance(event, Lost | Summary)]
+
+
+@pytest.mark.parametrize("odd", [False, True])
+@settings(deadline=None)
+@given(data=st.data(), counters=st.none() | counts)
+def test_summaries_by_the_block_are_those_by_the_record(
+    odd: bool, data: st.DataObject, counters: Counters | None
+) -> None:
+    chunks = data.draw(streams(odd=odd))
+    assert closing(SummaryDecoder(), chunks, counters) == closing(Decoder(), chunks, counters)
+    whole = [b"".join(chunks)]
+    assert closing(SummaryDecoder(), whole, counters) == closing(Decoder(), chunks, counters)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(raws, max_size=40), kinds=st.sets(st.integers(2, 10), min_size=1, max_size=2))
+def test_summaries_of_damaged_flows(rows: list[records.Raw], kinds: set[int]) -> None:
+    some = sorted(kinds)
+    named = [
+        records.Raw(0, vdev, 1, 1, records.Kind.DEVICE, 0, 0, b"", records.name_values(f"{vdev}"))
+        for vdev in range(4)
+    ]
+    made_up = [raw._replace(kind=some[raw.kind % len(some)]) for raw in rows]
+    chunk = b"".join(map(records.pack, [*named, *made_up]))
+    assert closing(SummaryDecoder(), [chunk], None) == closing(Decoder(), [chunk], None)
+
+
+@pytest.mark.parametrize(
+    "totals",
+    [
+        [(3, 30), (5, 50), (4, 40), (9, 90)],
+        [(0, 7), (0, 7), (2, 20)],
+        [(1, 10), (1, 15), (2, 20)],
+        [(2**64 - 1, 2**64 - 1), (0, 0), (2**64 - 1, 2**64 - 1)],
+    ],
+    ids=["shrank", "bytes first", "bytes without a call", "more than 64 bits"],
+)
+def test_totals_that_no_program_makes(totals: list[tuple[int, int]]) -> None:
+    name = records.name_values("0000:01:00.1")
+    rows = [records.Raw(0, 1, 1, 1, records.Kind.DEVICE, 0, 0, b"", name)]
+    rows += [records.Raw(n, 1, 1, 1, records.Kind.READ, 0, 0, b"", t) for n, t in enumerate(totals)]
+    chunk = b"".join(map(records.pack, rows))
+    assert closing(SummaryDecoder(), [chunk], None) == closing(Decoder(), [chunk], None)
+
+
+def test_more_devices_than_any_host_has() -> None:
+    chunk = b"".join(
+        records.pack(records.Raw(n, n // 2, 1, 1, records.Kind.READ, 0, 0, b"", (n, n, n)))
+        for n in range(1000)
+    )
+    whole = chunk + records.pack(
+        records.Raw(1001, 0, 1, 1, records.Kind.SAVE_ISSUE, 0, 0, b"", (1,))
+    )
+    found = closing(SummaryDecoder(), [whole], Counters())
+    assert found == closing(Decoder(), [whole], Counters())
+    assert isinstance(found[0], Summary)
+    assert found[0].read_calls > 0
+
+
+def test_without_numpy_the_summaries_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from .test_recording import stream
+
+    with_numpy = closing(SummaryDecoder(), stream(), Counters())
+    monkeypatch.setattr(bulk, "numpy", lambda: None)
+    assert closing(SummaryDecoder(), stream(), Counters()) == with_numpy
+    assert with_numpy == closing(Decoder(), stream(), Counters())
