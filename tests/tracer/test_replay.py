@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from mlxtrace import bulk, host, layout, precopy, records, report
 from mlxtrace.bulk import SummaryDecoder
+from mlxtrace.bulk_text import TextDecoder
 from mlxtrace.catalogue import PROBES
 from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.decoder import Decoder
 from mlxtrace.events import Event, Lost, Summary
 from mlxtrace.layout import Layouts
 from mlxtrace.probetable import ATTACHED, ProbeState
+from mlxtrace.text import Rows, Text, header
 
 from .random_records import raws, streams
 
@@ -107,7 +109,7 @@ def test_a_recording_prints_what_the_live_run_printed(
     complete = report.report(
         recording, replayed, as_json=as_json, verbose=verbose, warn=warnings.append
     )
-    assert replayed.getvalue() == live.getvalue()
+    assert replayed.getvalue() == live.getvalue(), "by the block where numpy is there"
     assert not warnings
     assert status == (3 if strict and not complete else 0)
 
@@ -117,6 +119,44 @@ def closing(decoder: Decoder, chunks: Iterable[bytes], counters: Counters | None
     events = [event for chunk in chunks for event in decoder.feed(chunk)]
     events += decoder.finish(counters)
     return [event for event in events if isinstance(event, Lost | Summary)]
+
+
+def printed(decoder: Decoder, text: Text, chunks: Iterable[bytes]) -> list[str]:
+    """The rows of ``chunks``, before anything that is only known at the end."""
+    events = [event for chunk in chunks for event in decoder.feed(chunk)]
+    rows = [event.lines if isinstance(event, Rows) else text.lines(event) for event in events]
+    return "\n".join(line for lines in rows for line in lines).splitlines()
+
+
+def test_rows_of_reads_are_in_the_columns_of_all_rows() -> None:
+    text = Text(0)
+    flow = (1_234_567_000, 7, 8 << 20, 1_500_000)
+    (row,) = text.flow_rows("0000:01:00.1", "read", [flow])
+    assert row == (
+        " 1.234567 0000:01:00.1 READ  7 calls                            8.0M              1.500 ok"
+    )
+    names = header()
+    assert row.index("READ") == names.index("EVENT")
+    assert row.index("7 calls") == names.index("WHAT")
+    assert row.index("ok") == names.index("RESULT")
+    (nameless,) = text.flow_rows(None, "write", [(0, 1, 1, 1)])
+    assert nameless.index("WRITE") == names.index("EVENT")
+
+
+@pytest.mark.parametrize("odd", [False, True])
+@settings(deadline=None)
+@given(data=st.data(), verbose=st.booleans(), start_ns=st.sampled_from([0, 1_000_000]))
+def test_rows_by_the_block_are_those_by_the_record(
+    odd: bool, data: st.DataObject, verbose: bool, start_ns: int
+) -> None:
+    chunks = data.draw(streams(odd=odd))
+    text = Text(start_ns, verbose=verbose)
+    plain = Decoder()
+    rows, end = printed(plain, text, chunks), list(plain.finish(None))
+    for pieces in (chunks, [b"".join(chunks)]):
+        quick = TextDecoder(text)
+        assert printed(quick, text, pieces) == rows
+        assert list(quick.finish(None)) == end
 
 
 @pytest.mark.parametrize("odd", [False, True])

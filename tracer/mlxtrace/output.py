@@ -23,6 +23,7 @@ class Output:
 
     Attributes:
         complete: whether the closing loss line was written and told of no loss.
+        text: what makes the lines for people.
 
     Args:
         stream: where to.
@@ -43,7 +44,7 @@ class Output:
     ) -> None:
         self._stream = stream
         self._as_json = as_json
-        self._text = text.Text(meta.boot_ns, verbose=verbose)
+        self.text = text.Text(meta.boot_ns, verbose=verbose)
         self.complete = False
         if as_json or rows:
             self._print([jsonl.line(meta) if as_json else text.header()])
@@ -52,9 +53,12 @@ class Output:
         """Print ``events`` and flush."""
         lines: list[str] = []
         for event in events:
+            if isinstance(event, text.Rows):
+                lines += event.lines
+                continue
             if isinstance(event, Lost) and event.at_end:
                 self.complete = is_clean(event)
-            lines.extend([jsonl.line(event)] if self._as_json else self._text.lines(event))
+            lines.extend([jsonl.line(event)] if self._as_json else self.text.lines(event))
         self._print(lines)
 
     def _print(self, lines: list[str]) -> None:

@@ -6,14 +6,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from mlxtrace import output
+from mlxtrace import bulk, output
 from mlxtrace.bulk import SummaryDecoder
+from mlxtrace.bulk_text import TextDecoder
 from mlxtrace.recording import UnreadableError
 from mlxtrace.replay import Replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from mlxtrace.decoder import Decoder
 
 
 def report(
@@ -42,7 +45,12 @@ def report(
     printer = output.Output(
         stream, replay.meta, as_json=as_json, verbose=verbose, rows=not summary_only
     )
-    for events in replay.batches(SummaryDecoder() if summary_only else None):
+    decoder: Decoder | None = None
+    if summary_only:
+        decoder = SummaryDecoder()
+    elif not as_json and bulk.numpy() is not None:
+        decoder = TextDecoder(printer.text)
+    for events in replay.batches(decoder):
         printer.write(events)
     return printer.complete and not replay.warnings
 
