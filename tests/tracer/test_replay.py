@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlxtrace import bulk, host, layout, precopy, records, report
+from mlxtrace import bulk, host, layout, precopy, recording, records, report
 from mlxtrace.bulk import SummaryDecoder
 from mlxtrace.bulk_text import TextDecoder
 from mlxtrace.catalogue import PROBES
@@ -22,6 +22,8 @@ from mlxtrace.probetable import ATTACHED, ProbeState
 from mlxtrace.text import Rows, Text, header
 
 from .random_records import raws, streams
+from .test_recording import COUNTERS, END, stream
+from .test_recording import header as header_of_a_recording
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,6 +76,7 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precopy, "load_bcc", lambda: None)
     monkeypatch.setattr(layout, "of_running_module", lambda: Layouts("a test", {}))
     monkeypatch.setattr(precopy, "Capture", FakeCapture)
+    monkeypatch.setattr(report, "LARGE_BYTES", 0)
 
 
 @pytest.mark.usefixtures("no_kernel")
@@ -95,20 +98,18 @@ def test_a_recording_prints_what_the_live_run_printed(
 ) -> None:
     FakeCapture.chunks, FakeCapture.counters = chunks, counters
     live, replayed = io.StringIO(), io.StringIO()
-    recording = tmp_path / "run.mlxrec"
+    path = tmp_path / "run.mlxrec"
     options = precopy.Options(
         as_json=as_json,
         verbose=verbose,
         strict=strict,
-        recording=recording,
+        recording=path,
         # The command is over when everything was polled for: a poll takes no time here.
         duration_s=0.002,
     )
     status = precopy.run(options, live)
     warnings: list[str] = []
-    complete = report.report(
-        recording, replayed, as_json=as_json, verbose=verbose, warn=warnings.append
-    )
+    complete = report.report(path, replayed, as_json=as_json, verbose=verbose, warn=warnings.append)
     assert replayed.getvalue() == live.getvalue(), "by the block where numpy is there"
     assert not warnings
     assert status == (3 if strict and not complete else 0)
@@ -216,9 +217,25 @@ def test_more_devices_than_any_host_has() -> None:
     assert found[0].read_calls > 0
 
 
-def test_without_numpy_the_summaries_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from .test_recording import stream
+@pytest.mark.parametrize("large", [0, 1 << 40])
+def test_small_and_large_recordings_are_told_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    writer = recording.Writer(tmp_path / "run.mlxrec", header_of_a_recording())
+    for chunk in stream():
+        writer.write(chunk)
+    writer.close({"clock": END, "counters": COUNTERS.to_json()})
+    monkeypatch.setattr(report, "LARGE_BYTES", large)
+    loaded: list[bool] = []
+    monkeypatch.setattr(bulk, "numpy", lambda: loaded.append(True))
+    for summary_only in (False, True):
+        out = io.StringIO()
+        assert report.report(tmp_path / "run.mlxrec", out, summary_only=summary_only)
+        assert out.getvalue().splitlines()[-1].startswith("lost 0 (ring)")
+    assert bool(loaded) is (large == 0)
 
+
+def test_without_numpy_the_summaries_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     with_numpy = closing(SummaryDecoder(), stream(), Counters())
     monkeypatch.setattr(bulk, "numpy", lambda: None)
     assert closing(SummaryDecoder(), stream(), Counters()) == with_numpy

@@ -62,11 +62,19 @@ class Flow(NamedTuple):
 
 
 class SummaryDecoder(Decoder):
-    """Yields losses as they were told, and the summaries of :class:`Decoder` at the end."""
+    """Yields losses as they were told, and the summaries of :class:`Decoder` at the end.
+
+    Args:
+        by_block: whether to use numpy, which must be there then.
+    """
+
+    def __init__(self, *, by_block: bool = True) -> None:
+        super().__init__()
+        self._by_block = by_block
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Yield the losses in a chunk of whole records."""
-        np = numpy()
+        np = numpy() if self._by_block else None
         if np is None:
             yield from _losses(super().feed(chunk))
             return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from mlxtrace import bulk, output
 from mlxtrace.bulk import SummaryDecoder
 from mlxtrace.bulk_text import TextDecoder
+from mlxtrace.decoder import Decoder
 from mlxtrace.recording import UnreadableError
 from mlxtrace.replay import Replay
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlxtrace.decoder import Decoder
+LARGE_BYTES = 2 << 20
+"""Of a recording: fewer records are decoded one by one before numpy is even loaded."""
 
 
 def report(
@@ -45,14 +47,23 @@ def report(
     printer = output.Output(
         stream, replay.meta, as_json=as_json, verbose=verbose, rows=not summary_only
     )
-    decoder: Decoder | None = None
+    decoder = Decoder()
+    by_block = _is_large(path) and bulk.numpy() is not None
     if summary_only:
-        decoder = SummaryDecoder()
-    elif not as_json and bulk.numpy() is not None:
+        decoder = SummaryDecoder(by_block=by_block)
+    elif by_block and not as_json:
         decoder = TextDecoder(printer.text)
     for events in replay.batches(decoder):
         printer.write(events)
     return printer.complete and not replay.warnings
+
+
+def _is_large(path: Path) -> bool:
+    """Whether it pays to load numpy. What comes through a pipe may well be large."""
+    try:
+        return not path.is_file() or path.stat().st_size >= LARGE_BYTES
+    except OSError:
+        return False
 
 
 def to_stderr(sentence: str) -> None:
