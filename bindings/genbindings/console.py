@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Any, NoReturn
@@ -23,6 +24,9 @@ def run(command: click.Command, name: str) -> NoReturn:
     An :class:`Error` becomes ``NAME: error: …`` and a ``hint:`` line on stderr. A command may
     return an exit status of its own as an int.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names come from kernels and files: one that the terminal cannot show is no failure.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result: Any = command.main(prog_name=name, standalone_mode=False)
     except click.ClickException as error:

@@ -8,11 +8,9 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from genbindings.errors import Error
-from mlxtrace import output, recording, records, report
+from mlxtrace import output, recording, report
 from mlxtrace.catalogue import PROBES
 from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.decoder import Decoder
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 CLOCK = {"boot_ns": 1_000_000, "monotonic_ns": 900_000, "realtime_ns": 1_800_000_000_000_000_000}
 END = {"boot_ns": 9_000_000, "monotonic_ns": 8_900_000, "realtime_ns": 1_800_000_000_008_000_000}
 COUNTERS = Counters(probes={probe.name: ProbeCounts(23, 23) for probe in PROBES})
-ANY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def stream() -> list[bytes]:
@@ -110,75 +107,6 @@ def test_text_fits_and_ends_with_the_losses(recorded: Path) -> None:
         "incomplete 0 (SAVE without callback)"
     )
     assert "precopy_init_size=8.0K precopy_dirty_size=0" in text
-
-
-@ANY
-@given(data=st.data())
-def test_a_cut_recording_is_read_up_to_the_cut(recorded: Path, data: st.DataObject) -> None:
-    whole = recorded.read_bytes()
-    cut = recorded.with_suffix(".cut")
-    cut.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    warnings: list[str] = []
-    try:
-        text = replayed(cut, warnings, as_json=True)
-    except Error:
-        return
-    assert len(warnings) == 1
-    lines = text.splitlines()
-    complete = replayed(recorded, [], as_json=True).splitlines()
-    last = json.loads(lines[-1])
-    # What is told of the part that is there is what the whole recording tells.
-    rows = [line for line in lines if json.loads(line)["type"] not in ("summary", "lost")]
-    closed = [line for line in rows if '"callback_seen":false' not in line]
-    assert closed == complete[: len(closed)]
-    assert last["lost_records"] is None, "nobody knows what was lost"
-
-
-@ANY
-@given(data=st.data())
-def test_a_damaged_recording_never_crashes(recorded: Path, data: st.DataObject) -> None:
-    whole = bytearray(recorded.read_bytes())
-    at = data.draw(st.integers(0, len(whole) - 1))
-    whole[at] ^= data.draw(st.integers(1, 255))
-    damaged = recorded.with_suffix(".damaged")
-    damaged.write_bytes(whole)
-    warnings: list[str] = []
-    try:
-        replayed(damaged, warnings, as_json=True)
-    except Error:
-        return
-    assert warnings
-
-
-@given(st.lists(st.binary(min_size=records.SIZE, max_size=records.SIZE), max_size=20))
-def test_arbitrary_records_never_crash_the_decoder(chunks: list[bytes]) -> None:
-    printer = output.Output(io.StringIO(), output.meta_of(header()), verbose=True)
-    decoder = Decoder()
-    for chunk in chunks:
-        printer.write(decoder.feed(chunk))
-    printer.write(decoder.finish(Counters()))
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(list(records.Kind)),
-            st.lists(st.integers(0, 300), min_size=10, max_size=10),
-        ),
-        max_size=30,
-    )
-)
-def test_known_kinds_in_any_order_never_crash_the_decoder(
-    rows: list[tuple[records.Kind, list[int]]],
-) -> None:
-    out = io.StringIO()
-    printer = output.Output(out, output.meta_of(header()), as_json=True)
-    decoder = Decoder()
-    for number, (kind, value) in enumerate(rows):
-        raw = records.Raw(number, 1, 2, 3, kind, 0, 0, b"", tuple(value))
-        printer.write(decoder.feed(records.pack(raw)))
-    printer.write(decoder.finish(Counters()))
-    assert all(json.loads(line) for line in out.getvalue().splitlines())
 
 
 def test_what_is_no_recording_is_refused(tmp_path: Path, recorded: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from genbindings.errors import UsageError
-from mlxtrace import devices, output, recording, records, report
+from mlxtrace import bulk, devices, output, recording, records, report
 from mlxtrace.cli import group
 from mlxtrace.counters import Counters
 from mlxtrace.decoder import Decoder
@@ -227,7 +227,7 @@ def test_before_any_vf_there_is_a_line_that_says_so() -> None:
     ],
 )
 def test_a_report_shows_what_the_live_trace_showed(
-    chunks: list[bytes], selection: Selection, tmp_path: Path
+    chunks: list[bytes], selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run.mlxrec"
     writer = recording.Writer(path, header())
@@ -237,6 +237,32 @@ def test_a_report_shows_what_the_live_trace_showed(
     out = io.StringIO()
     report.report(path, out, as_json=True, selection=selection)
     assert out.getvalue() == shown(chunks, selection, live=True)
+    small, large = io.StringIO(), io.StringIO()
+    report.report(path, small, selection=selection)
+    monkeypatch.setattr(report, "LARGE_BYTES", 0)
+    monkeypatch.setattr(bulk, "FEW_RECORDS", 1)
+    report.report(path, large, selection=selection)
+    assert large.getvalue() == small.getvalue(), "rows by the block do not escape the selection"
+
+
+@pytest.mark.parametrize("large", [0, 1 << 40])
+def test_summaries_only_of_one_vf(
+    chunks: list[bytes], large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.mlxrec"
+    writer = recording.Writer(path, header())
+    for chunk in chunks:
+        writer.write(chunk)
+    writer.close(CLOSING)
+    monkeypatch.setattr(report, "LARGE_BYTES", large)
+    out = io.StringIO()
+    report.report(path, out, as_json=True, summary_only=True, selection=Selection(devices=(TWO,)))
+    events = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(event["type"], event["bdf"]) for event in events] == [
+        ("meta", None),
+        ("summary", TWO),
+        ("lost", None),
+    ]
 
 
 def test_text_of_intervals_is_short(chunks: list[bytes]) -> None:
@@ -266,6 +292,10 @@ def test_text_of_intervals_is_short(chunks: list[bytes]) -> None:
         (["report", "x", "-x", "--min-ms", "5"], "-x and min_ms exclude"),
         (["report", "x", "-i", "1", "-x"], "-i and -x exclude"),
         (["report", "x", "-d", "zz"], "not a device address"),
+        (["report", "x", "-s", "-p", "5"], "-s prints no rows"),
+        (["report", "x", "-s", "--min-ms", "5"], "-s prints no rows"),
+        (["report", "x", "y", "-v"], "with TARGET there are no rows"),
+        (["report", "x", "y", "-d", ONE], "with TARGET there are no rows"),
     ],
 )
 def test_combinations_that_make_no_sense(arguments: list[str], match: str) -> None:

@@ -17,6 +17,8 @@ from genbindings.errors import Error
 _KIND_STRUCT = 4
 _KIND_UNION = 5
 _KIND_FLAG = 1 << 31
+_DEPTH_MAX = 32
+"""Anonymous structs in one another: more are damaged BTF that goes in a circle."""
 _FIRST_NAMED = ("libbpf.so.1", "libbpf.so.0")
 
 SYSFS = Path("/sys/kernel/btf")
@@ -157,7 +159,9 @@ class Btf:
         found: int = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
         return found if found >= 0 else None
 
-    def _member(self, type_id: int, name: str) -> Member | None:
+    def _member(self, type_id: int, name: str, depth: int = 0) -> Member | None:
+        if depth > _DEPTH_MAX:
+            return None
         address = self._lib.btf__type_by_id(self._handle, type_id)
         if not address:
             return None
@@ -176,7 +180,7 @@ class Btf:
             if own == name.encode():
                 return Member(bits // 8, member.type)
             if not own:
-                inner = self._member(self._resolved(member.type), name)
+                inner = self._member(self._resolved(member.type), name, depth + 1)
                 if inner is not None:
                     return Member(bits // 8 + inner.offset, inner.type_id)
         return None

@@ -69,7 +69,7 @@ def selection(
             "with -i only failures get rows of their own",
         )
     return Selection(
-        devices=devices,
+        devices=tuple(devices),
         pid=pid,
         failures_only=failures_only,
         min_ns=round((min_ms or 0) * 1e6),

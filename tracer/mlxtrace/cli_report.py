@@ -9,14 +9,21 @@ from pathlib import Path
 import click
 
 from genbindings.console import CONTEXT
+from genbindings.errors import UsageError
 from mlxtrace import cli_display
 
 
 @click.command("report", context_settings=CONTEXT)
 @click.argument("file", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines (docs/events.md).")
 @click.option("-v", "--verbose", is_flag=True, help="Show every firmware command.")
-@click.option("--strict", is_flag=True, help="Exit 3 if anything was lost, missed or incomplete.")
+@click.option("-s", "--summary-only", is_flag=True, help="No rows: quick on large recordings.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit 3 if anything was lost, missed, incomplete or contradictory.",
+)
 @click.option("-d", "--device", "devices", multiple=True, metavar="BDF", help="Only this VF.")
 @click.option(
     "--min-ms",
@@ -27,8 +34,10 @@ from mlxtrace import cli_display
 @cli_display.options
 def command(
     file: Path,
+    target: Path | None,
     as_json: bool,
     verbose: bool,
+    summary_only: bool,
     strict: bool,
     devices: tuple[str, ...],
     min_ms: float | None,
@@ -40,10 +49,15 @@ def command(
 
     Needs neither root nor the kernel that it was made on. A recording that is cut or damaged is
     printed up to there, with a warning.
+
+    With the recording of the target's host as TARGET, and the source's as FILE, print the downtime
+    of each migration from the one to the other, from end to end, in its parts, and how sure it is.
+    Where one host has both VFs, it is one recording, given twice.
     """
+    from mlxtrace import join_report, report
     from mlxtrace.devices import parse_name
     from mlxtrace.output import STRICT_STATUS
-    from mlxtrace.report import report
+    from mlxtrace.selection import EVERYTHING
 
     selection = cli_display.selection(
         devices=[parse_name(name) for name in devices],
@@ -52,5 +66,25 @@ def command(
         failures_only=failures_only,
         min_ms=min_ms,
     )
-    complete = report(file, sys.stdout, as_json=as_json, verbose=verbose, selection=selection)
+    if target is not None:
+        if verbose or summary_only or selection != EVERYTHING:
+            raise UsageError(
+                "with TARGET there are no rows",
+                "of the options only --json and --strict go with it",
+            )
+        complete = join_report.report(file, target, sys.stdout, as_json=as_json)
+    else:
+        if summary_only and selection.chooses_rows:
+            raise UsageError(
+                "-s prints no rows that -p, -i, -x or --min-ms could choose from",
+                "leave -s out, or choose VFs by -d",
+            )
+        complete = report.report(
+            file,
+            sys.stdout,
+            as_json=as_json,
+            verbose=verbose,
+            summary_only=summary_only,
+            selection=selection,
+        )
     return STRICT_STATUS if strict and not complete else 0

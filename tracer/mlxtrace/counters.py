@@ -80,9 +80,23 @@ class Counters:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Counters:
-        """Return the counters of :meth:`to_json`."""
+        """Return the counters of :meth:`to_json`.
+
+        Raises:
+            AttributeError, TypeError, ValueError: ``data`` is something else.
+        """
+        probes = {name: ProbeCounts(**value) for name, value in data.get("probes", {}).items()}
+        for counts in probes.values():
+            for number in (counts.entries, counts.returns, counts.open, counts.skipped or 0):
+                _check(number)
         return cls(
-            lost_records=int(data.get("lost_records", 0)),
-            untracked=int(data.get("untracked", 0)),
-            probes={name: ProbeCounts(**value) for name, value in data.get("probes", {}).items()},
+            lost_records=_check(data.get("lost_records", 0)),
+            untracked=_check(data.get("untracked", 0)),
+            probes=probes,
         )
+
+
+def _check(number: object) -> int:
+    if type(number) is not int:
+        raise ValueError(f"{number!r} is no count")
+    return number

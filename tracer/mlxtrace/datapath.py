@@ -23,13 +23,15 @@ class DataPath:
 
     Attributes:
         session: number of the session that its events belong to.
+        totals: the last snapshot of each device and direction, but for what is in its last place.
+        bytes_before: bytes in them when the session began; None before the first one.
     """
 
     def __init__(self, bdf: str | None) -> None:
         self.bdf = bdf
         self.session = 0
-        self._totals: dict[tuple[int, str], tuple[int, ...]] = {}
-        self._bytes_before: dict[tuple[int, str], int] | None = None
+        self.totals: dict[tuple[int, str], tuple[int, ...]] = {}
+        self.bytes_before: dict[tuple[int, str], int] | None = None
         self._asked = False
         self._fell_back = False
         self._saves: dict[int, Save] = {}
@@ -39,7 +41,7 @@ class DataPath:
     def begin(self, session: int) -> None:
         """A session begins, and with it a stream."""
         self.session = session
-        self._bytes_before = {key: total[1] for key, total in self._totals.items()}
+        self.bytes_before = {key: total[1] for key, total in self.totals.items()}
         self._asked = self._fell_back = False
         self._saves.clear()
 
@@ -66,12 +68,12 @@ class DataPath:
         value, last_errno, position = raw.value[:9], raw.value[9], None
         if raw.flags & FLAG_POSITION:
             last_errno, position = -raw.result, raw.value[9]
-        before = self._totals.get(key, (0,) * len(value))
+        before = self.totals.get(key, (0,) * len(value))
         delta = [max(0, now - then) for now, then in zip(value, before, strict=True)]
-        self._totals[key] = value
+        self.totals[key] = value
         gap = None
-        if position is not None and self._bytes_before is not None:
-            gap = position - (value[1] - self._bytes_before.get(key, 0))
+        if position is not None and self.bytes_before is not None:
+            gap = position - (value[1] - self.bytes_before.get(key, 0))
         if delta[0] > 0:
             yield Read(
                 bdf=self.bdf,
@@ -104,7 +106,7 @@ class DataPath:
                     session=self.session,
                     direction=direction,
                     kind=kind,
-                    reason=self._reason(in_flight=in_flight) if kind == "temporary" else "",
+                    reason=self.reason(in_flight=in_flight) if kind == "temporary" else "",
                     calls=number,
                     position_bytes=position if at_end else None,
                     gap_bytes=gap if at_end else None,
@@ -160,7 +162,8 @@ class DataPath:
                 counts=delta,
             )
 
-    def _reason(self, *, in_flight: bool) -> str:
+    def reason(self, *, in_flight: bool) -> str:
+        """Why a read finds no data for now; the ioctl before it explains only one of them."""
         asked, self._asked = self._asked, False
         if in_flight:
             return "save-in-flight"

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from genbindings.errors import Error
-from mlxtrace import devices
+from mlxtrace import devices, hostclock
 from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe
 
 PCI_DRIVERS = Path("/sys/bus/pci/drivers")
@@ -236,12 +236,18 @@ def has_process(pid: int) -> bool:
 
 
 def clocks() -> dict[str, int]:
-    """Return one reading of the three clocks in nanoseconds, so that traces can be joined."""
-    return {
+    """Return one reading of the three clocks in nanoseconds, so that traces can be joined.
+
+    ``realtime_error_ns``, which is only there if the kernel knows it, is how far CLOCK_REALTIME may
+    be off (adjtimex(2): ``maxerror``, which NTP keeps).
+    """
+    reading = {
         "boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
         "monotonic_ns": time.clock_gettime_ns(time.CLOCK_MONOTONIC),
         "realtime_ns": time.clock_gettime_ns(time.CLOCK_REALTIME),
     }
+    error = hostclock.realtime_error_ns()
+    return reading if error is None else {**reading, "realtime_error_ns": error}
 
 
 def blacklist() -> set[str]:

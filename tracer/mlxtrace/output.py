@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genbindings import __version__
-from mlxtrace import jsonl, text
+from mlxtrace import hostclock, jsonl, text
 from mlxtrace.events import SCHEMA, Event, Lost, Meta, Summary
 from mlxtrace.intervals import Intervals
 from mlxtrace.selection import EVERYTHING, Filter, Selection
@@ -25,6 +25,7 @@ class Output:
 
     Attributes:
         complete: whether the closing loss line was written and told of no loss.
+        text: what makes the lines for people.
 
     Args:
         stream: where to.
@@ -32,6 +33,7 @@ class Output:
         as_json: JSON lines instead of text.
         verbose: rows for all commands, in text.
         selection: which events are shown.
+        rows: whether there will be any: then the text begins with a line that names the columns.
     """
 
     def __init__(
@@ -42,25 +44,30 @@ class Output:
         as_json: bool = False,
         verbose: bool = False,
         selection: Selection = EVERYTHING,
+        rows: bool = True,
     ) -> None:
         self._stream = stream
         self._as_json = as_json
-        self._text = text.Text(meta.boot_ns, verbose=verbose)
+        self.text = text.Text(meta.boot_ns, verbose=verbose)
         self.complete = False
         self._filter = Filter(selection)
         self._intervals = (
             Intervals(meta.boot_ns, selection.interval_ns) if selection.interval_ns else None
         )
-        self._print([jsonl.line(meta) if as_json else text.header()])
+        if as_json or rows:
+            self._print([jsonl.line(meta) if as_json else text.header()])
 
     def write(self, events: Iterable[Event]) -> None:
         """Print ``events`` and flush."""
         lines: list[str] = []
         for event in events:
+            if isinstance(event, text.Rows):
+                lines += event.lines
+                continue
             if isinstance(event, Lost) and event.at_end:
                 self.complete = is_complete(event)
             for shown in self._shown(event):
-                lines.extend([jsonl.line(shown)] if self._as_json else self._text.lines(shown))
+                lines.extend([jsonl.line(shown)] if self._as_json else self.text.lines(shown))
         self._print(lines)
 
     def tick(self, boot_ns: int) -> None:
@@ -68,7 +75,7 @@ class Output:
         if self._intervals is not None:
             lines: list[str] = []
             for shown in self._intervals.until(boot_ns):
-                lines.extend([jsonl.line(shown)] if self._as_json else self._text.lines(shown))
+                lines.extend([jsonl.line(shown)] if self._as_json else self.text.lines(shown))
             self._print(lines)
 
     def close(self) -> None:
@@ -124,6 +131,7 @@ def new_header(
         "host": socket.gethostname(),
         "kernel": platform.release(),
         "machine": platform.machine(),
+        "boot_id": hostclock.boot_id(),
         "clock": clock,
         "layout": layout,
         "offsets": offsets,

@@ -35,6 +35,8 @@ _RECORDS = b"RECS"
 _END = b"ENDS"
 _HEADER_MAX = 16 << 20
 _BLOCK_MAX_RECORDS = 1 << 20
+_BLOCK_RECORDS = 1 << 13
+"""Of a block that is written: damage costs a block, and 1 MiB of records fits a cache."""
 
 
 class Writer:
@@ -55,7 +57,7 @@ class Writer:
 
     def write(self, data: bytes) -> None:
         """Append whole records; nothing for an empty ``data``."""
-        step = _BLOCK_MAX_RECORDS * records.SIZE
+        step = _BLOCK_RECORDS * records.SIZE
         for at in range(0, len(data), step):
             part = data[at : at + step]
             head = _BLOCK.pack(_RECORDS, len(part) // records.SIZE, zlib.crc32(part))
@@ -75,8 +77,12 @@ class Writer:
             raise Error(f"cannot write {self._path}: {error.strerror}") from None
 
 
+class UnreadableError(Error):
+    """A recording is cut or damaged before its first record: there is nothing in it to show."""
+
+
 class Reader:
-    """Reads one recording.
+    """Reads one recording, which may come through a pipe.
 
     Attributes:
         header: what the writer knew at the start.
@@ -85,15 +91,18 @@ class Reader:
 
     Args:
         path: the file.
-        warn: called with one sentence when the recording is cut or damaged.
+        warn: called with one sentence, which has the offset in bytes, when the recording is cut
+            or damaged.
 
     Raises:
-        Error: it is not a recording, of a version unknown, or its header is damaged.
+        UnreadableError: its header is cut or damaged.
+        Error: it cannot be read, is not a recording, or is of a version unknown.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self._path = path
         self._warn = warn
+        self._at = 0
         self.closing: dict[str, Any] | None = None
         try:
             self._file: BinaryIO = path.open("rb")
@@ -101,6 +110,9 @@ class Reader:
             raise Error(f"cannot read {path}: {error.strerror}") from None
         try:
             self.header = self._read_header()
+        except OSError as error:
+            self._file.close()
+            raise Error(f"cannot read {path}: {error.strerror}") from None
         except Error:
             self._file.close()
             raise
@@ -109,63 +121,96 @@ class Reader:
         """Yield whole records, block by block, up to the end or the first damage."""
         try:
             yield from self._chunks()
+        except OSError as error:
+            self._warn(f"{self._path} cannot be read from byte {self._at} on: {error.strerror}")
         finally:
             self._file.close()
 
     def _read_header(self) -> dict[str, Any]:
-        head = self._file.read(_HEAD.size)
-        if not head.startswith(MAGIC):
+        head = self._read(_HEAD.size)
+        if not head.startswith(MAGIC[: len(head)]):
             raise Error(f"{self._path} is not a recording of mlxtrace")
         if len(head) < _HEAD.size:
-            raise Error(f"{self._path} ends inside its header: there is nothing in it to show")
+            raise UnreadableError(f"{self._path} was cut at byte {self._at}, inside its header")
         _, version, length, checksum = _HEAD.unpack(head)
         if version != VERSION:
             raise Error(
                 f"{self._path} is a recording of version {version}, this reads {VERSION}",
                 "use the mlxtrace that wrote it",
             )
-        data = self._file.read(length) if length <= _HEADER_MAX else b""
-        if length > _HEADER_MAX or len(data) < length:
-            raise Error(f"{self._path} ends inside its header: there is nothing in it to show")
+        data = self._read(length) if length <= _HEADER_MAX else b""
+        if length <= _HEADER_MAX and len(data) < length:
+            raise UnreadableError(f"{self._path} was cut at byte {self._at}, inside its header")
         header = _plain_object(data) if zlib.crc32(data) == checksum else None
         if header is None:
-            raise Error(f"the header of {self._path} is damaged")
+            raise UnreadableError(f"{self._path} is damaged in its header, which begins at byte 0")
         return header
 
     def _chunks(self) -> Iterator[bytes]:
         while True:
-            at = self._file.tell()
-            head = self._file.read(_BLOCK.size)
+            start = self._at
+            head = self._read(_BLOCK.size)
             if len(head) < _BLOCK.size:
-                self._warn(f"{self._path} was cut at byte {at}: its end is missing")
+                self._cut()
                 return
             mark, number, checksum = _BLOCK.unpack(head)
             if mark == _RECORDS and number <= _BLOCK_MAX_RECORDS:
-                data = self._file.read(number * records.SIZE)
+                data = self._read(number * records.SIZE)
                 if len(data) < number * records.SIZE:
-                    whole = len(data) // records.SIZE * records.SIZE
-                    self._warn(f"{self._path} was cut in the block at byte {at}")
-                    yield data[:whole]
+                    if _has_block(data):
+                        self._damaged(start)
+                        return
+                    self._cut()
+                    yield data[: len(data) // records.SIZE * records.SIZE]
                     return
                 if zlib.crc32(data) != checksum:
-                    self._warn(f"{self._path} is damaged in the block at byte {at}: it ends there")
+                    self._damaged(start)
                     return
                 yield data
                 continue
             if mark == _END and number <= _HEADER_MAX:
-                data = self._file.read(number)
-                if len(data) == number and zlib.crc32(data) == checksum:
+                data = self._read(number)
+                if len(data) < number:
+                    self._cut()
+                    return
+                if zlib.crc32(data) == checksum:
                     self.closing = _plain_object(data)
                 if self.closing is None:
-                    self._warn(f"the end of {self._path} is cut or damaged")
+                    self._damaged(start)
+                elif self._read(1):
+                    self._warn(f"{self._path} goes on after its end, from byte {self._at - 1}")
                 return
-            self._warn(f"{self._path} is damaged at byte {at}: it is read up to there")
+            self._damaged(start)
             return
+
+    def _cut(self) -> None:
+        self._warn(f"{self._path} was cut at byte {self._at}: its end is missing")
+
+    def _damaged(self, start: int) -> None:
+        self._warn(
+            f"{self._path} is damaged in the block that begins at byte {start}: "
+            "it is read up to there"
+        )
+
+    def _read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        self._at += len(data)
+        return data
+
+
+def _has_block(data: bytes) -> bool:
+    """Whether another block begins in what should be records: then their number is damaged."""
+    return any(
+        mark in (_RECORDS, _END) and number <= _BLOCK_MAX_RECORDS
+        for mark, number, _ in (
+            _BLOCK.unpack_from(data, at) for at in range(0, len(data) - _BLOCK.size, records.SIZE)
+        )
+    )
 
 
 def _plain_object(data: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -112,8 +112,8 @@ class Raw(NamedTuple):
 
     @property
     def command_name(self) -> str:
-        """The comm of the task on whose CPU the record was made."""
-        return self.comm.split(b"\0", 1)[0].decode(errors="replace")
+        """The comm of the task on whose CPU the record was made, without control characters."""
+        return _shown(self.comm.split(b"\0", 1)[0].decode(errors="replace"))
 
 
 _KIND_OFFSET = struct.calcsize("<QQII")
@@ -174,7 +174,12 @@ def frame_values(function: str) -> tuple[int, ...]:
 
 def _text(raw: Raw, length: int) -> str:
     text = struct.pack(f"<{VALUE_COUNT}Q", *raw.value)[:length]
-    return text.split(b"\0", 1)[0].decode("ascii", errors="replace")
+    return _shown(text.split(b"\0", 1)[0].decode("ascii", errors="replace"))
+
+
+def _shown(name: str) -> str:
+    # A task may call itself anything: a row must stay a row, and a terminal unharmed.
+    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _text_values(text: str, length: int) -> tuple[int, ...]:

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A recording as text or JSON: what the live run printed, without root, bcc or the kernel."""
+"""A recording as text or JSON: what the live run printed."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from genbindings.errors import Error
-from mlxtrace import output
-from mlxtrace.counters import Counters
+from mlxtrace import bulk, output
+from mlxtrace.bulk import SummaryDecoder
+from mlxtrace.bulk_text import TextDecoder
 from mlxtrace.decoder import Decoder
-from mlxtrace.recording import Reader
+from mlxtrace.recording import UnreadableError
+from mlxtrace.replay import Replay
 from mlxtrace.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+LARGE_BYTES = 2 << 20
+"""Of a recording: fewer records are decoded one by one before numpy is even loaded."""
 
 
 def report(
@@ -24,42 +28,53 @@ def report(
     *,
     as_json: bool = False,
     verbose: bool = False,
+    summary_only: bool = False,
     selection: Selection = EVERYTHING,
     warn: Callable[[str], None] | None = None,
 ) -> bool:
     """Print the recording at ``path``; return whether nothing was lost in it.
 
+    With ``summary_only`` nothing but summaries and losses, which takes a fraction of the time;
+    ``selection`` may only be of devices then.
     A cut or damaged recording is printed up to the damage, and ``warn`` gets a sentence.
 
     Raises:
-        Error: it is not a recording, or nothing can be read of it.
+        Error: it cannot be read, or is not a recording.
     """
-    warned: list[str] = []
-
-    def remember(sentence: str) -> None:
-        warned.append(sentence)
-        (warn or _warn)(sentence)
-
-    reader = Reader(path, remember)
+    warn = warn or to_stderr
     try:
-        meta = output.meta_of(reader.header)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Error(f"the header of {path} lacks something: {error}") from None
-    printer = output.Output(stream, meta, as_json=as_json, verbose=verbose, selection=selection)
+        replay = Replay(path, warn)
+    except UnreadableError as error:
+        warn(str(error))
+        return False
+    printer = output.Output(
+        stream,
+        replay.meta,
+        as_json=as_json,
+        verbose=verbose,
+        selection=selection,
+        rows=not summary_only,
+    )
     decoder = Decoder()
-    for chunk in reader.chunks():
-        printer.write(decoder.feed(chunk))
-    counters: Counters | None = None
-    ended: int | None = None
-    if reader.closing is not None:
-        try:
-            ended = int(reader.closing["clock"]["boot_ns"])
-            counters = Counters.from_json(reader.closing["counters"])
-        except (KeyError, TypeError, ValueError, AttributeError):
-            remember(f"the closing counters of {path} cannot be read")
-    printer.write(decoder.finish(counters, ended))
-    return printer.complete and not warned
+    by_block = _is_large(path) and bulk.numpy() is not None
+    if summary_only:
+        decoder = SummaryDecoder(by_block=by_block)
+    # Rows by the block are lines already, which no selection can choose from.
+    elif by_block and not as_json and selection == EVERYTHING:
+        decoder = TextDecoder(printer.text)
+    for events in replay.batches(decoder):
+        printer.write(events)
+    return printer.complete and not replay.warnings
 
 
-def _warn(sentence: str) -> None:
+def _is_large(path: Path) -> bool:
+    """Whether it pays to load numpy. What comes through a pipe may well be large."""
+    try:
+        return not path.is_file() or path.stat().st_size >= LARGE_BYTES
+    except OSError:
+        return False
+
+
+def to_stderr(sentence: str) -> None:
+    """Print a warning."""
     print(f"mlxtrace: warning: {sentence}", file=sys.stderr)

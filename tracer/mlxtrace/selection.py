@@ -38,6 +38,11 @@ class Selection:
     min_ns: int = 0
     interval_ns: int = 0
 
+    @property
+    def chooses_rows(self) -> bool:
+        """Whether it takes the events themselves to tell what is shown, not just their VF."""
+        return self != Selection(devices=self.devices)
+
 
 EVERYTHING = Selection()
 

@@ -55,7 +55,13 @@ class _Issue:
 
 
 class VfSession:
-    """The state of one VF while its records go by; yields its events."""
+    """The state of one VF while its records go by; yields its events.
+
+    Attributes:
+        bdf: its name.
+        totals: what its events add up to.
+        data: its stream.
+    """
 
     def __init__(self, bdf: str | None) -> None:
         self.bdf = bdf
@@ -67,7 +73,7 @@ class VfSession:
         self._loads = 0
         self._query_bytes: int | None = None
         self._issued: dict[int, _Issue] = {}
-        self._data = DataPath(bdf)
+        self.data = DataPath(bdf)
         self._buffers = Buffers()
         self._headers = Headers(bdf)
         self._endings = Endings()
@@ -87,7 +93,7 @@ class VfSession:
             self.totals.sessions += 1
             self._images = self._loads = 0
             self._endings.begin()
-            self._data.begin(self._session)
+            self.data.begin(self._session)
 
     def set_state(self, raw: Raw) -> Iterator[Event]:
         """A SET_STATE returned."""
@@ -112,7 +118,7 @@ class VfSession:
 
     def ioctl(self, raw: Raw) -> Iterator[Event]:
         """A call of the pre-copy ioctl returned."""
-        self._data.asked()
+        self.data.asked()
         self._buffers.old()
         known = not raw.result and not raw.flags & FLAG_UNREADABLE
         yield Ioctl(
@@ -140,12 +146,16 @@ class VfSession:
 
     def flow(self, raw: Raw, direction: str) -> Iterator[Event]:
         """A snapshot of the read or write totals."""
-        return self._data.flow(
+        return self.data.flow(
             raw,
             direction,
             in_flight=bool(self._issued),
             in_precopy=self._state in ("PRE_COPY", "PRE_COPY_P2P") and self._arc is None,
         )
+
+    def no_data_reason(self) -> str:
+        """Why there is no data for now; after a temporary end nobody has asked again."""
+        return self.data.reason(in_flight=bool(self._issued))
 
     def buffer(self, raw: Raw) -> Iterator[Event]:
         """A buffer came, went, or got a memory key."""
@@ -153,11 +163,11 @@ class VfSession:
 
     def drained(self, raw: Raw) -> Iterator[Event]:
         """An image was read to its end."""
-        return self._data.drained(raw)
+        return self.data.drained(raw)
 
     def histogram(self, raw: Raw) -> Iterator[Event]:
         """A part of a histogram of reads or writes."""
-        return self._data.histogram(raw)
+        return self.data.histogram(raw)
 
     def save_issue(self, raw: Raw) -> Iterator[Event]:
         """A SAVE goes to the firmware."""
@@ -198,7 +208,7 @@ class VfSession:
             errno=errno,
             error=errno_name(errno),
         )
-        self._data.saved(began or 0, save)
+        self.data.saved(began or 0, save)
         yield save
 
     def save_unseen(self, raw: Raw) -> Iterator[Event]:
@@ -206,7 +216,7 @@ class VfSession:
         issue = self._issued.pop(raw.value[0], None)
         if issue is not None:
             save = self._unseen(issue, raw.boot_ns, _unseen_size(raw))
-            self._data.saved(issue.raw.boot_ns, save)
+            self.data.saved(issue.raw.boot_ns, save)
             yield save
 
     def command(self, raw: Raw) -> Iterator[Event]:

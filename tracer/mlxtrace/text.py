@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from mlxtrace import summary_text
 from mlxtrace.events import (
@@ -28,7 +30,7 @@ from mlxtrace.intervals import Interval
 from mlxtrace.units import count, milliseconds, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _COLUMNS = "{:>9} {:<12} {:<5} {:<27} {:>7} {:>8} {:>8} {}"
 # WHAT, SIZE and WAIT in one.
@@ -48,6 +50,21 @@ def header() -> str:
     return _COLUMNS.format(
         "TIME(s)", "VF", "EVENT", "WHAT", "SIZE", "WAIT(ms)", "TOOK(ms)", "RESULT"
     )
+
+
+@functools.lru_cache(4096)
+def _amount(calls: int, moved: int) -> str:
+    """Return the columns WHAT, SIZE and WAIT of reads or writes, and the blank after them."""
+    return f"{count(calls, 'call'):<27} {size(moved):>7} {'':>8} "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows(Event):
+    """Events that are lines already: those of a large recording are made by the block."""
+
+    type: ClassVar[str] = "rows"
+
+    lines: list[str]
 
 
 class Text:
@@ -156,10 +173,26 @@ class Text:
         took = milliseconds(event.latency_ns)
         return self._wide(event, "INFO", what, took, _result(event.error))
 
+    def flow_rows(
+        self, bdf: str | None, direction: str, flows: Iterable[tuple[int, int, int, int]]
+    ) -> list[str]:
+        """Return the rows of many reads or writes of one VF, which large recordings are full of.
+
+        ``flows`` are their boot_ns, calls, bytes and busy_ns.
+        """
+        start_ns = self._start_ns
+        # One format for all of them, in the columns of every row, takes a fifth of the time.
+        row = _COLUMNS.format("", bdf or "-", direction.upper(), "{}", "", "", "", "")
+        before = row[: row.index("{}")].lstrip().replace("%", "%%")
+        line = f"%9.6f {before}%s%8.3f ok"
+        return [
+            line % ((boot_ns - start_ns) / 1e9, _amount(calls, moved), busy_ns / 1e6)
+            for boot_ns, calls, moved, busy_ns in flows
+        ]
+
     def _read(self, event: Read) -> str:
-        calls = count(event.calls, "call")
-        took = milliseconds(event.busy_ns)
-        return self._row(event, event.direction.upper(), calls, size(event.bytes), "", took, "ok")
+        flow = (event.boot_ns, event.calls, event.bytes, event.busy_ns)
+        return self.flow_rows(event.bdf, event.direction, [flow])[0]
 
     def _end(self, event: End) -> str:
         what, result = {

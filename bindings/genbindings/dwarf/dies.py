@@ -175,9 +175,12 @@ class Dies:
             return die.end
         sibling = die.raw("sibling")
         if sibling is not None:
-            return int(sibling) + (
+            following = int(sibling) + (
                 die.unit.offset if die.shape.forms["sibling"] in _LOCAL_REFERENCES else 0
             )
+            if following < die.end:
+                raise Error(f"{self.path}: damaged DWARF: the entry after {die.offset} is before")
+            return following
         offset = die.end
         while (child := self.at(die.unit, offset)) is not None:
             offset = self.after(child)

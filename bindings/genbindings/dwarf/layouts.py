@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genbindings.dwarf.dies import Die, Dies
+from genbindings.dwarf.sections import damage_is_told
 from genbindings.errors import Error
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 _RECORDS = ("structure_type", "union_type")
 _TRANSPARENT = ("typedef", "const_type", "volatile_type", "restrict_type", "atomic_type")
+
+_CHAIN_MAX = 256
+"""Typedefs and qualifiers on the way to a type: more are a circle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,13 @@ def struct_layouts(path: Path, names: Collection[str]) -> dict[str, Layout]:
         names: tags, without ``struct`` or ``union``.
 
     Raises:
-        Error: the file cannot be read or has no debugging information.
+        Error: the file cannot be read, is damaged, or has no debugging information.
     """
+    with damage_is_told(path):
+        return _struct_layouts(path, names)
+
+
+def _struct_layouts(path: Path, names: Collection[str]) -> dict[str, Layout]:
     dies = Dies(path)
     wanted = _StringMatcher(dies, names)
     found: dict[str, Layout] = {}
@@ -188,6 +197,8 @@ def dimensions(dies: Dies, array: Die) -> list[int | None]:
 
 
 def _strip(dies: Dies, die: Die | None) -> Die | None:
-    while die is not None and die.tag in _TRANSPARENT:
+    for _ in range(_CHAIN_MAX):
+        if die is None or die.tag not in _TRANSPARENT:
+            return die
         die = dies.reference(die)
-    return die
+    raise Error(f"{dies.path}: damaged DWARF: a type that is made of itself")

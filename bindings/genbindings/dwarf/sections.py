@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import struct
+import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from elftools.common.exceptions import ELFError
+from elftools.common.exceptions import DWARFError, ELFError
+from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
 from genbindings.errors import Error
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 # ELF machine -> {relocation type: struct character} of the absolute relocations in debug
@@ -26,6 +29,33 @@ _ABSOLUTE = {
     "EM_S390": {4: "I", 22: "Q"},
     "EM_RISCV": {1: "I", 2: "Q"},
 }
+
+
+# What reading a damaged file ends in, here and in pyelftools, which checks little.
+_SIGNS_OF_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ConstructError,
+    DWARFError,
+    ELFError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+@contextmanager
+def damage_is_told(path: Path) -> Iterator[None]:
+    """Turn whatever reading a damaged file at ``path`` trips over into an :class:`Error`."""
+    try:
+        yield
+    except _SIGNS_OF_DAMAGE as error:
+        raise Error(f"{path} is damaged: {error or type(error).__name__}") from error
 
 
 @dataclass(slots=True)
