@@ -10,7 +10,7 @@ import pytest
 
 from mlxtrace import agreement
 from mlxtrace.catalogue import GENERIC
-from tests.lab.conftest import CARRIED, KERNEL, STOCK
+from tests.lab.conftest import CARRIED, KERNEL, STOCK, UNLOAD
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Labs
@@ -21,7 +21,8 @@ VF0, VF1 = "0000:01:00.1", "0000:01:00.2"
 _SCRIPT = """
 cd $MLXLAB_OUT
 mlxtrace precopy --driver any -d $MLXLAB_VF0 -d $MLXLAB_VF1 -w trace.mlxrec -c \
-    "mlxtrace migrate --source $MLXLAB_VF0 --target $MLXLAB_VF1 --json client.json"
+    "mlxtrace migrate --source $MLXLAB_VF0 --target $MLXLAB_VF1 --json client.json" || exit
+cd /
 """
 
 
@@ -35,7 +36,7 @@ mlxtrace precopy --driver any -d $MLXLAB_VF0 -d $MLXLAB_VF1 -w trace.mlxrec -c \
 )
 def test_the_core_and_the_client_agree(labs: Labs, kernel: str) -> None:
     lab = labs.on(kernel)
-    done = lab.run("any-driver", "sh", "-c", _SCRIPT)
+    done = lab.run("any-driver", "sh", "-c", _SCRIPT + UNLOAD)
     assert done.returncode == 0, done.stdout + done.stderr
     out = lab.out / "any-driver"
     client: dict[str, Any] = json.loads((out / "client.json").read_text())

@@ -54,7 +54,7 @@ class FakeHost:
         self.write("sys/kernel/debug/kprobes/enabled", "1\n")
         self.write("sys/kernel/debug/kprobes/blacklist", "0xffff-0xffff\tdo_int3\n")
         self.write("sys/module/mlx5_vfio_pci/srcversion", "ABCDEF\n")
-        (root / f"lib/modules/{RELEASE}/build").mkdir(parents=True)
+        (root / f"lib/modules/{RELEASE}/build/include").mkdir(parents=True)
         self.symbols({probe.symbols[0]: probe.module for probe in PROBES})
         self.layouts(OFFSETS)
         self.bcc()

@@ -116,7 +116,7 @@ def hide_libbpf(sick: FakeHost) -> None:
             "echo 1 >",
         ),
         (
-            lambda s: (s.root / f"lib/modules/{RELEASE}/build").rmdir(),
+            lambda s: (s.root / f"lib/modules/{RELEASE}/build/include").rmdir(),
             "headers",
             "kheaders.tar.xz",
             f"linux-headers-{RELEASE}",

@@ -44,7 +44,7 @@ def test_a_well_host_takes_every_program(fake: FakeHost) -> None:
 
 
 def test_no_headers_names_package_paths_override_and_containers(fake: FakeHost) -> None:
-    (fake.root / f"lib/modules/{RELEASE}/build").rmdir()
+    (fake.root / f"lib/modules/{RELEASE}/build/include").rmdir()
     for fail in (
         host.require_headers,
         lambda: capture.rehearse(PROBES, LAYOUTS),

@@ -159,7 +159,7 @@ def require_headers() -> None:
         release = platform.release()
         raise Error(
             f"bcc needs the headers of this kernel: neither {LIB_MODULES}/{release}/build nor "
-            f"{KHEADERS} is there",
+            f"{KHEADERS} has them",
             f"on Debian and Ubuntu: apt install linux-headers-{release}; on Fedora and RHEL: "
             f"dnf install kernel-devel-{release}; elsewhere set BCC_KERNEL_SOURCE to a tree of "
             f"them; in a container mount the host's {LIB_MODULES} and /usr/src",
@@ -170,9 +170,11 @@ def headers() -> str:
     """Where bcc will find the kernel's headers, in the order in which it looks; "" if nowhere."""
     if source := os.environ.get("BCC_KERNEL_SOURCE"):
         return source
-    # bcc follows the link; one whose package is gone dangles.
+    # bcc follows the link. One whose package is gone dangles, or leads to a folder that is empty.
     build = LIB_MODULES / platform.release() / "build"
-    return next((str(path) for path in (build, KHEADERS) if path.exists()), "")
+    if build.is_dir() and any(build.iterdir()):
+        return str(build)
+    return str(KHEADERS) if KHEADERS.exists() else ""
 
 
 def why_absent(symbol: str, module: str) -> str:
