@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import errno
+from typing import TypeVar
 
 from mlxtrace import flows, records
+from mlxtrace.counters import Counters
+from mlxtrace.decoder import Decoder
+from mlxtrace.events import Event
 from mlxtrace.mailbox import STATES, Opcode
 from mlxtrace.records import FLAG_POSITION, Kind, Raw
 
 STEP_NS = 1000
+SomeEvent = TypeVar("SomeEvent", bound=Event)
 # The arcs that open a data file.
 _STREAMS = (("RUNNING", "PRE_COPY"), ("STOP", "STOP_COPY"), ("STOP", "RESUMING"))
 
@@ -233,3 +238,11 @@ def target_loads(vf: Vf, sizes: tuple[int, ...] = (8192, 523, 541, 257)) -> None
     vf.arc("STOP", "RUNNING_P2P", "RUNNING")
     vf.arc("RUNNING_P2P", "RUNNING")
     vf.set_state("RUNNING")
+
+
+def events(vf: Vf, kind: type[SomeEvent]) -> list[SomeEvent]:
+    """Return the events of one kind that a VF's records decode to, with those of the end."""
+    decoder = Decoder()
+    found = list(decoder.feed(b"".join(vf.out)))
+    found += decoder.finish(Counters())
+    return [event for event in found if isinstance(event, kind)]

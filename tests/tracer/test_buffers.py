@@ -4,33 +4,22 @@
 from __future__ import annotations
 
 import errno
-from typing import TypeVar
 
 import pytest
 
 from mlxtrace import records
-from mlxtrace.counters import Counters
-from mlxtrace.decoder import Decoder
-from mlxtrace.events import Buffer, Event, Save, Summary
+from mlxtrace.events import Buffer, Save, Summary
 from mlxtrace.records import Kind
 from mlxtrace.text import Text
 
-from .raw_records import FINAL, INITIAL, MIDDLE, Clock, Vf
+from .raw_records import FINAL, INITIAL, MIDDLE, Clock, Vf, events
 
 BDF = "0000:01:00.1"
-SomeEvent = TypeVar("SomeEvent", bound=Event)
 
 
 @pytest.fixture
 def vf() -> Vf:
     return Vf(Clock(), BDF, 0x1000, [])
-
-
-def events(vf: Vf, kind: type[SomeEvent]) -> list[SomeEvent]:
-    decoder = Decoder()
-    found = list(decoder.feed(b"".join(vf.out)))
-    found += decoder.finish(Counters())
-    return [event for event in found if isinstance(event, kind)]
 
 
 def test_which_saves_had_to_wait_for_memory(vf: Vf) -> None:

@@ -3,33 +3,21 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import pytest
 
 from mlxtrace import records
-from mlxtrace.counters import Counters
-from mlxtrace.decoder import Decoder
-from mlxtrace.events import Drain, End, Event, Histogram, Read, Summary
+from mlxtrace.events import Drain, End, Histogram, Read, Summary
 from mlxtrace.records import BUCKETS, Kind, Raw
 from mlxtrace.text import Text
 
-from .raw_records import FINAL, INITIAL, MIDDLE, Clock, Vf, source_migrates
+from .raw_records import FINAL, INITIAL, MIDDLE, Clock, Vf, events, source_migrates
 
 BDF = "0000:01:00.1"
-SomeEvent = TypeVar("SomeEvent", bound=Event)
 
 
 @pytest.fixture
 def vf() -> Vf:
     return Vf(Clock(), BDF, 0x1000, [])
-
-
-def events(vf: Vf, kind: type[SomeEvent]) -> list[SomeEvent]:
-    decoder = Decoder()
-    found = list(decoder.feed(b"".join(vf.out)))
-    found += decoder.finish(Counters())
-    return [event for event in found if isinstance(event, kind)]
 
 
 def reasons(vf: Vf) -> list[tuple[str, int]]:

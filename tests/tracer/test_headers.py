@@ -4,32 +4,21 @@
 from __future__ import annotations
 
 import errno
-from typing import TypeVar
 
 import pytest
 
-from mlxtrace.counters import Counters
-from mlxtrace.decoder import Decoder
-from mlxtrace.events import Estimate, Event, Header, Summary
+from mlxtrace.events import Estimate, Header, Summary
 from mlxtrace.records import FLAG_SPLIT, Kind
 from mlxtrace.text import Text
 
-from .raw_records import Clock, Vf, target_loads
+from .raw_records import Clock, Vf, events, target_loads
 
 BDF = "0000:01:00.2"
-SomeEvent = TypeVar("SomeEvent", bound=Event)
 
 
 @pytest.fixture
 def vf() -> Vf:
     return Vf(Clock(), BDF, 0x1000, [])
-
-
-def events(vf: Vf, kind: type[SomeEvent]) -> list[SomeEvent]:
-    decoder = Decoder()
-    found = list(decoder.feed(b"".join(vf.out)))
-    found += decoder.finish(Counters())
-    return [event for event in found if isinstance(event, kind)]
 
 
 def test_each_record_has_a_row(vf: Vf) -> None:
