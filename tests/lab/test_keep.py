@@ -48,6 +48,20 @@ def test_what_one_command_breaks_is_not_held_against_the_next(lab: Lab) -> None:
     assert clean.returncode == 0, clean.stderr
 
 
+def test_what_one_command_leaves_behind_does_not_disturb_the_next(lab: Lab) -> None:
+    # Processes that end every few milliseconds from now on.
+    leaves = (
+        "import os, time\n"
+        "for i in range(400):\n"
+        " if not os.fork(): time.sleep(i / 80); os._exit(0)\n"
+    )
+    words = ("sh", "-c", 'python3 -c "$1" >/dev/null 2>&1', "sh", leaves)
+    assert lab.run("leaves", *words).returncode == 0
+    for number in range(2):
+        after = lab.run(f"after-leaving-{number}", "sh", "-c", "echo up; exit 7")
+        assert (after.stdout, after.returncode) == ("up\n", 7)
+
+
 def test_a_timeout_ends_the_command_and_keeps_the_lab(lab: Lab) -> None:
     before = lab.run("before-timeout", "sh", "-c", _BOOT_ID).stdout
     # Its child ignores SIGTERM, and its grandchild has left its process group.
