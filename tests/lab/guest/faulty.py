@@ -29,7 +29,7 @@ FAULTS = {
     "final-save-state-grew": Faulty("C26", "save_final status=9", _BROKEN_OFF),
     "final-save-fails": Faulty("C26", "save_final status=5", _BROKEN_OFF),
     "final-query-fails": Faulty("C26", "query nth=2 status=3", "failed: "),
-    "save-slow": Faulty("C37", "save delay_us=1500000", "seen to sleep: 6 of 6"),
+    "save-slow": Faulty("C37", "save delay_us=1500000", "seen to sleep: 6 of"),
     "final-save-slow": Faulty("C38", "save_final delay_us=40000"),
     "initial-save-slow": Faulty("C34", "save_initial delay_us=100000"),
     "save-slow-close": Faulty("C35", "save delay_us=100000"),
