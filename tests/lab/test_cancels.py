@@ -131,6 +131,15 @@ def test_a_session_that_nobody_ended_is_told_with_its_cause(suite: Suite) -> Non
     assert summary(suite["cancels"], VF0)["aborts"] == len(aborts)
 
 
+def test_headers_that_come_in_parts_are_seen(suite: Suite) -> None:
+    cancels = suite["cancels"]
+    written = cancels.json("cancels.json")["cases"]["in_parts"]["headers"]
+    seen = events(cancels, "header", VF0)
+    assert [{key: header[key] for key in written[0]} for header in seen] == written
+    assert [header["tag"] for header in seen] == ["STOP_COPY_SIZE", "FW_DATA", "FW_DATA"]
+    assert {header["format"] for header in seen} == {"tagged"}
+
+
 def test_nothing_was_lost(suite: Suite) -> None:
     (lost,) = events(suite["cancels"], "lost")
     assert (lost["lost_records"], lost["missed_returns"], lost["untracked"]) == (0, 0, 0)

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from mlxtrace.events import Estimate, Header, Summary
-from mlxtrace.records import FLAG_SPLIT, Kind
+from mlxtrace.records import FLAG_UNREAD, Kind
 from mlxtrace.text import Text
 
 from .raw_records import Clock, Vf, events, target_loads
@@ -64,11 +64,11 @@ def test_a_raw_stream_has_one_row(vf: Vf) -> None:
     assert [header.format for header in events(vf, Header)] == ["raw"]
 
 
-def test_a_header_in_two_writes_ends_what_is_known(vf: Vf) -> None:
+def test_a_header_that_cannot_be_read_ends_what_is_known(vf: Vf) -> None:
     vf.header(0, 8, tag=1, flags=1)
-    vf.put(Kind.HEADER, 24, flags=FLAG_SPLIT)
+    vf.put(Kind.HEADER, 24, flags=FLAG_UNREAD)
     first, second = events(vf, Header)
-    assert (second.format, second.tag, second.record_bytes) == ("split", "", None)
+    assert (second.format, second.tag, second.record_bytes) == ("unread", "", None)
     assert first.format == "tagged"
 
 

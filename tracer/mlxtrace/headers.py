@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlxtrace.events import Header
-from mlxtrace.records import FLAG_SPLIT, Raw
+from mlxtrace.records import FLAG_UNREAD, Raw
 from mlxtrace.stream import FLAG_OPTIONAL, Tag
 
 if TYPE_CHECKING:
@@ -33,19 +33,19 @@ class Headers:
         """A header, or what is in its place; what follows one that was lost is passed over."""
         offset, size, word, stop_copy, known = raw.value[:5]
         flags, tag = word & 0xFFFFFFFF, word >> 32
-        split = bool(raw.flags & FLAG_SPLIT)
+        unread = bool(raw.flags & FLAG_UNREAD)
         if not offset:
-            self._format = "" if split else _format(size, flags, tag)
+            self._format = "" if unread else _format(size, flags, tag)
         if self._format == "raw" and offset:
             return
-        readable = not split and self._format != "raw"
+        readable = not unread and self._format != "raw"
         has_size = readable and tag == Tag.STOP_COPY_SIZE and size >= 8 and known == 24
         yield Header(
             bdf=self._bdf,
             boot_ns=raw.boot_ns,
             session=session,
             offset_bytes=offset,
-            format="split" if split else self._format or "unknown",
+            format="unread" if unread else self._format or "unknown",
             tag=_TAGS.get(tag, f"tag {tag}") if readable else "",
             flags=flags if readable else None,
             record_bytes=size if readable else None,

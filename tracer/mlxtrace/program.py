@@ -90,7 +90,7 @@ def _constants(layouts: Layouts) -> list[tuple[str, int]]:
         ("COUNTER_PROBES", counters.FIRST_PROBE),
         ("FLAG_UNREADABLE", records.FLAG_UNREADABLE),
         ("FLAG_ORDERED", records.FLAG_ORDERED),
-        ("FLAG_SPLIT", records.FLAG_SPLIT),
+        ("FLAG_UNREAD", records.FLAG_UNREAD),
         ("FLAG_POSITION", records.FLAG_POSITION),
         ("OPCODE_FIRST", Opcode.SUSPEND_VHCA),
         ("OPCODE_QUERY", Opcode.QUERY_VHCA_MIGRATION_STATE),

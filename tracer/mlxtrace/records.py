@@ -33,7 +33,7 @@ FLAG_POSITION = 4
 """A READ or WRITE has the file's position in place of the last errno, which is its result."""
 FLAG_LAST = 8
 """The last HISTOGRAM record of one histogram."""
-FLAG_SPLIT = 16
+FLAG_UNREAD = 16
 """The HEADER is not within one write, and those after it are not followed."""
 
 BUCKETS = 32

@@ -13,12 +13,14 @@ import json
 import os
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.lab.guest import faults
 
 from mlxlab import firmware
+from mlxtrace.stream import HEADER, Tag
 from mlxtrace.vfio import Device, End, SavingStream, State, VfioError, errno_name
 
 if TYPE_CHECKING:
@@ -41,8 +43,8 @@ def status() -> dict[str, int]:
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
 
-def read_all(stream: SavingStream) -> End:
-    """Read what there is; return why there is no more."""
+def read_all(stream: SavingStream, kept: bytearray | None = None) -> End:
+    """Read what there is, and add it to ``kept``; return why there is no more."""
     while True:
         data = stream.read(1 << 20)
         if isinstance(data, End):
@@ -50,6 +52,8 @@ def read_all(stream: SavingStream) -> End:
             return data
         client["read_calls"] += 1
         client["read_bytes"] += len(data)
+        if kept is not None:
+            kept += data
 
 
 def ask(stream: SavingStream) -> int:
@@ -58,12 +62,12 @@ def ask(stream: SavingStream) -> int:
     return stream.precopy_info().dirty_bytes
 
 
-def first_image(vf: Device) -> SavingStream:
-    """Begin a session and read its initial image."""
+def first_image(vf: Device, kept: bytearray | None = None) -> SavingStream:
+    """Begin a session and read its initial image, which is added to ``kept``."""
     stream = vf.save(State.PRE_COPY)
     stream.wait(5)
     # The image comes after a record that can be read before it.
-    while read_all(stream) is End.NOT_YET:
+    while read_all(stream, kept) is End.NOT_YET:
         stream.wait(5)
     return stream
 
@@ -207,11 +211,40 @@ def disabled() -> dict[str, Any]:
     return {"read": read, "counters": {key: value - before[key] for key, value in after.items()}}
 
 
+def in_parts() -> dict[str, Any]:
+    """The VF's own stream is loaded into it, each header in three writes."""
+    before = counters()
+    data = bytearray()
+    with Device.open(SOURCE) as vf:
+        stream = first_image(vf, data)
+        vf.set_state(State.STOP_COPY)
+        while read_all(stream, data) is not End.FINAL:
+            stream.wait(5)
+        vf.set_state(State.STOP)
+        headers = []
+        offset = 0
+        while offset < len(data):
+            size, _, tag = HEADER.unpack_from(data, offset)
+            headers.append({"offset_bytes": offset, "record_bytes": size, "tag": Tag(tag).name})
+            offset += HEADER.size + size
+        cuts = [header["offset_bytes"] + part for header in headers for part in (5, 11)]
+        with vf.resume() as target:
+            for begin, end in pairwise([0, *cuts, len(data)]):
+                target.write_all(memoryview(data)[begin:end])
+            vf.set_state(State.STOP)
+        vf.set_state(State.RUNNING)
+    after = counters()
+    return {
+        "headers": headers,
+        "counters": {key: value - before[key] for key, value in after.items()},
+    }
+
+
 def main() -> None:
     """Run every case on one open device, so that nothing but the driver tidies up."""
     with Device.open(SOURCE) as vf:
         cases = {case.__name__: run(vf, case) for case in CASES}
-    cases |= {case.__name__: case() for case in (closed, disabled)}
+    cases |= {case.__name__: case() for case in (in_parts, closed, disabled)}
     Path(sys.argv[1]).write_text(json.dumps({"cases": cases, "client": client}, indent=1))
 
 
