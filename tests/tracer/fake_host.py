@@ -93,7 +93,7 @@ class FakeHost:
             KPROBE = 2
 
             def __init__(self, text: str, cflags: list[str]) -> None:
-                assert "enter_set_state" in text
+                assert "enter_set_state" in text or "enter_device_ioctl" in text
                 assert cflags
                 if failure:
                     os.write(2, said.encode())

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from genbindings.errors import Error
 from mlxtrace import btf, devices, doctor, host, layout, vfio_open
-from mlxtrace.catalogue import PROBES
+from mlxtrace.catalogue import GENERIC, PROBES
 from mlxtrace.cli import group
 from mlxtrace.doctor import Finding, Verdict
 
@@ -304,3 +304,51 @@ class TestVfs:
         kernel.add(OTHER_BDF, 8, "mlx5_vfio_pci", "vfio1")
         kernel.viable = False
         assert "it does not open" in one(f"vf {OTHER_BDF}").said
+
+
+class TestAnyDriver:
+    """What a trace of any driver of VFIO migration needs."""
+
+    @pytest.fixture
+    def core(self, sick: FakeHost, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+        """A host on which it works, with a driver of its own and none of mlx5's."""
+        shutil.rmtree(sick.root / "sys/module/mlx5_vfio_pci")
+        sick.write("sys/module/vfio/srcversion", "FEDCBA\n")
+        sick.write("sys/module/vfio/holders/acme_vfio/refcnt", "0\n")
+        symbols = {probe.symbols[0]: probe.module for probe in GENERIC}
+        sick.symbols({**symbols, "acme_save_read": "acme_vfio", "acme_resume_write": "acme_vfio"})
+        found = layout.Layouts("BTF of vfio", {"OFF": 8}, generic=True)
+        monkeypatch.setattr(layout, "of_running_core", lambda: found)
+        return sick
+
+    def of_core(self) -> dict[str, Finding]:
+        return {finding.topic: finding for finding in doctor.examine(generic=True)}
+
+    def test_it_needs_no_mlx5(self, core: FakeHost) -> None:
+        found = self.of_core()
+        assert not [f for f in found.values() if f.verdict is Verdict.MISSING]
+        assert found["module"].said == "vfio is loaded (srcversion FEDCBA)"
+        assert found["layouts"].said == "1 offsets from the BTF of vfio"
+        assert found["probe save-read"].said == "attachable: acme_save_read"
+        assert "so there are no ioctl rows" in found["probe precopy-ioctl"].said
+        assert {f"probe {probe.name}" for probe in GENERIC} <= set(found)
+        assert status("--driver", "any") == 0
+        assert status() == 1, "mlx5's driver is not there"
+        core.symbols({})
+        assert self.of_core()["probe device-ioctl"].verdict is Verdict.MISSING
+
+    def test_devices_of_all_drivers_are_listed(
+        self, core: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert core
+        assert "no driver of VFIO has a PCI device" in self.of_core()["devices"].said
+        kernel = FakeKernel(tmp_path, monkeypatch)
+        kernel.add(BDF, 7, "acme_vfio", "vfio0")
+        kernel.add("0000:01:00.3", 9, "acme", None)
+        found = self.of_core()
+        assert found[f"vf {BDF}"].said == (
+            "driver acme_vfio, IOMMU group 7; migration STOP_COPY P2P PRE_COPY"
+        )
+        assert "vf 0000:01:00.3" not in found
+        kernel.migration_flags = 3
+        assert "made in STOP_COPY" in self.of_core()[f"vf {BDF}"].remedy

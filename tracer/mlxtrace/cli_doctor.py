@@ -15,7 +15,14 @@ from genbindings.console import CONTEXT
 @click.option(
     "--no-open", is_flag=True, help="Open no VF: their migration flags stay unknown then."
 )
-def command(as_json: bool, no_open: bool) -> int:
+@click.option(
+    "--driver",
+    type=click.Choice(["mlx5", "any"]),
+    default="mlx5",
+    show_default=True,
+    help="Examine what a trace of mlx5 VFs needs, or one of any driver (precopy --driver any).",
+)
+def command(as_json: bool, no_open: bool, driver: str) -> int:
     """Examine everything that tracing needs; say what is missing and what to do about it.
 
     Each line has a verdict: ok, degraded (a trace shows less or costs more) or missing (no trace
@@ -26,4 +33,5 @@ def command(as_json: bool, no_open: bool) -> int:
     """
     from mlxtrace import doctor
 
-    return 0 if doctor.run(sys.stdout, as_json=as_json, open_vfs=not no_open) else 1
+    works = doctor.run(sys.stdout, as_json=as_json, open_vfs=not no_open, generic=driver == "any")
+    return 0 if works else 1

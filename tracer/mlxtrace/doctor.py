@@ -86,15 +86,16 @@ def guarded(topic: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
         )
 
 
-def examine(*, open_vfs: bool = True) -> Iterator[Finding]:
+def examine(*, open_vfs: bool = True, generic: bool = False) -> Iterator[Finding]:
     """Yield all findings, the most basic ones first.
 
     Args:
         open_vfs: ask VFs that nobody uses what they offer, for which they must be opened.
+        generic: for a trace of any driver of VFIO migration, not of mlx5's.
     """
     from mlxtrace import doctor_driver, doctor_host, doctor_vfs
 
-    driver = doctor_driver.Driver()
+    driver = doctor_driver.Driver(generic=generic)
     for topic, check in (
         ("privileges", doctor_host.privileges),
         ("lockdown", doctor_host.lockdown),
@@ -106,27 +107,33 @@ def examine(*, open_vfs: bool = True) -> Iterator[Finding]:
         ("layouts", driver.layouts),
         ("program", driver.program),
         ("probes", driver.probes),
-        ("vfs", lambda: doctor_vfs.vfs(open_them=open_vfs)),
+        ("vfs", lambda: doctor_vfs.vfs(open_them=open_vfs, generic=generic)),
     ):
         yield from guarded(topic, check)
 
 
-def run(stream: TextIO, *, as_json: bool = False, open_vfs: bool = True) -> bool:
-    """Print the findings as they come, then the verdict; return whether a trace would work."""
+def run(
+    stream: TextIO, *, as_json: bool = False, open_vfs: bool = True, generic: bool = False
+) -> bool:
+    """Print the findings as they come, then the verdict; return whether a trace would work.
+
+    ``open_vfs`` and ``generic`` are as in :func:`examine`.
+    """
     seen: list[Finding] = []
-    for finding in examine(open_vfs=open_vfs):
+    for finding in examine(open_vfs=open_vfs, generic=generic):
         seen.append(finding)
         lines = [json.dumps(finding.to_json())] if as_json else finding.lines()
         print(*lines, sep="\n", file=stream, flush=True)
+    command = "mlxtrace precopy --driver any" if generic else "mlxtrace precopy"
     missing = [finding.topic for finding in seen if finding.verdict is Verdict.MISSING]
     degraded = sum(finding.verdict is Verdict.DEGRADED for finding in seen)
     if as_json:
         verdict = {"type": "verdict", "traceable": not missing, "missing": missing}
         print(json.dumps({**verdict, "degraded": degraded}), file=stream)
     elif missing:
-        said = f"mlxtrace precopy would not work here: {', '.join(dict.fromkeys(missing))}"
+        said = f"{command} would not work here: {', '.join(dict.fromkeys(missing))}"
         print("", *_wrapped(said, "  "), sep="\n", file=stream)
     else:
         less = f", with less than all it can show ({degraded} degraded)" if degraded else ""
-        print(f"\nmlxtrace precopy would work here{less}", file=stream)
+        print(f"\n{command} would work here{less}", file=stream)
     return not missing

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
 from mlxtrace import btf, capture, host, layout
-from mlxtrace.catalogue import DRIVER, PROBES, Probe
+from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe, select
 from mlxtrace.doctor import Finding, Verdict
 
 if TYPE_CHECKING:
@@ -22,38 +22,48 @@ _KIND_FUNC = 12
 
 
 class Driver:
-    """The driver of the running kernel; its layouts are looked up once."""
+    """The driver of the running kernel, or VFIO's core; its layouts are looked up once.
+
+    Args:
+        generic: examine what a trace of any driver needs, not of mlx5's.
+    """
+
+    def __init__(self, *, generic: bool = False) -> None:
+        self._generic = generic
+        self._module = VFIO if generic else DRIVER
+        self._probes = select(generic=generic)
 
     @functools.cached_property
     def _layouts(self) -> Layouts:
-        return layout.of_running_module()
+        return layout.of_running_core() if self._generic else layout.of_running_module()
 
     @property
     def _loaded(self) -> bool:
-        return (host.MODULES / DRIVER).exists()
+        return (host.MODULES / self._module).exists()
 
     def module(self) -> Iterator[Finding]:
         """Whether the driver is loaded, and which build of it."""
-        host.require_module()
+        host.require_module(self._module)
         details = []
         for name in ("version", "srcversion"):
             try:
-                details.append(f"{name} {(host.MODULES / DRIVER / name).read_text().strip()}")
+                text = (host.MODULES / self._module / name).read_text()
             except OSError:
                 continue
+            details.append(f"{name} {text.strip()}")
         told = f" ({', '.join(details)})" if details else ""
-        yield Finding("module", Verdict.OK, f"{DRIVER} is loaded{told}")
+        yield Finding("module", Verdict.OK, f"{self._module} is loaded{told}")
 
     def layouts(self) -> Iterator[Finding]:
         """Where the offsets of the driver's fields would be taken from."""
         if not self._loaded:
-            yield _not_examined("layouts", f"{DRIVER} is not loaded")
+            yield _not_examined("layouts", f"{self._module} is not loaded")
             return
         found = self._layouts
         yield Finding(
             "layouts", Verdict.OK, f"{len(found.offsets)} offsets from the {found.source}"
         )
-        if not found.has_precopy_info:
+        if not self._generic and not found.has_precopy_info:
             yield Finding(
                 "pre-copy",
                 Verdict.DEGRADED,
@@ -67,7 +77,7 @@ class Driver:
             yield _not_examined("program", "the kernel takes none from this process")
             return
         if not self._loaded:
-            yield _not_examined("program", f"{DRIVER} is not loaded")
+            yield _not_examined("program", f"{self._module} is not loaded")
             return
         try:
             capture.load_bcc()
@@ -76,7 +86,7 @@ class Driver:
         except Error:
             yield _not_examined("program", "bcc, its headers or the layouts are missing")
             return
-        number = capture.rehearse(PROBES, found)
+        number = capture.rehearse(self._probes, found)
         yield Finding(
             "program", Verdict.OK, f"bcc compiles it, the kernel verified its {number} parts"
         )
@@ -87,7 +97,7 @@ class Driver:
         if self._loaded:
             with contextlib.suppress(Error):
                 found = self._layouts
-        for probe in PROBES:
+        for probe in self._probes:
             yield _probe(probe, found.why_not(probe.name) if found else "")
 
 
@@ -96,6 +106,11 @@ def _probe(probe: Probe, lacks: str) -> Finding:
     topic = f"probe {probe.name}"
     if lacks:
         return Finding(topic, Verdict.DEGRADED, f"{lacks}; so {probe.loses}")
+    if probe.module == DRIVERS:
+        if places := host.places(probe):
+            return Finding(topic, Verdict.OK, f"attachable: {', '.join(places)}")
+        remedy = "load the driver whose migrations are to be traced"
+        return Finding(topic, Verdict.DEGRADED, f"{host.NO_DRIVER}; so {probe.loses}", remedy)
     verdict = Verdict.MISSING if probe.required else Verdict.DEGRADED
     reason = ""
     for symbol in probe.symbols:

@@ -17,8 +17,23 @@ if TYPE_CHECKING:
 _MELLANOX = "0x15b3"
 
 
-def vfs(*, open_them: bool) -> Iterator[Finding]:
-    """Each mlx5 VF with its driver, its group and its migration flags."""
+def vfs(*, open_them: bool, generic: bool = False) -> Iterator[Finding]:
+    """Each mlx5 VF with its driver, its group and its migration flags.
+
+    ``generic``: each device that a driver of VFIO has.
+    """
+    if generic:
+        bound = [device for device in _candidates() if device.vfio_device]
+        if not bound:
+            yield Finding(
+                "devices",
+                Verdict.DEGRADED,
+                "no driver of VFIO has a PCI device yet: a trace would wait for one",
+                "bind one to its VFIO driver",
+            )
+        for device in bound:
+            yield _device(device, open_it=open_them)
+        return
     found = [device for device in _candidates() if _is_mlx5_vf(device)]
     if not found:
         yield Finding(
@@ -45,11 +60,20 @@ def _is_mlx5_vf(device: DeviceInfo) -> bool:
 
 
 def _vf(device: DeviceInfo, *, open_it: bool) -> Finding:
-    group = "no IOMMU group" if device.iommu_group is None else f"IOMMU group {device.iommu_group}"
-    where = f"driver {device.driver or 'none'}, {group}"
-    topic = f"vf {device.name}"
     if device.driver != MLX5_DRIVER:
-        return Finding(topic, Verdict.DEGRADED, where, devices.bind_hint(device))
+        hint = devices.bind_hint(device)
+        return Finding(f"vf {device.name}", Verdict.DEGRADED, _where(device), hint)
+    return _device(device, open_it=open_it)
+
+
+def _where(device: DeviceInfo) -> str:
+    group = "no IOMMU group" if device.iommu_group is None else f"IOMMU group {device.iommu_group}"
+    return f"driver {device.driver or 'none'}, {group}"
+
+
+def _device(device: DeviceInfo, *, open_it: bool) -> Finding:
+    where = _where(device)
+    topic = f"{'vf' if device.is_vf else 'device'} {device.name}"
     if device.iommu_group is None:
         return Finding(
             topic,
@@ -83,19 +107,24 @@ def _offer(device: DeviceInfo, topic: str, where: str) -> Finding:
             return Finding(topic, Verdict.OK, f"{where}; in use, so its flags are not known")
         return Finding(topic, Verdict.DEGRADED, f"{where}; it does not open: {error}", error.hint)
     names = " ".join(flag.name or "" for flag in MigrationFlags if flag in flags)
+    mlx5 = device.driver == MLX5_DRIVER
     if not flags:
         return Finding(
             topic,
             Verdict.DEGRADED,
             f"{where}; it offers no migration",
             "enable it on the PF (devlink port function set ... migratable enable; mlxconfig "
-            "VF_MIGRATION_MODE=2), with a firmware that has it",
+            "VF_MIGRATION_MODE=2), with a firmware that has it"
+            if mlx5
+            else "bind it to a driver that does, if there is one",
         )
     if MigrationFlags.PRE_COPY not in flags:
         return Finding(
             topic,
             Verdict.DEGRADED,
             f"{where}; migration {names}, without PRE_COPY",
-            "driver or firmware lack it: Linux 6.2, or 6.1 with the series that mlxpatch carries",
+            "driver or firmware lack it: Linux 6.2, or 6.1 with the series that mlxpatch carries"
+            if mlx5
+            else "the driver lacks it: its migrations are one stream, made in STOP_COPY",
         )
     return Finding(topic, Verdict.OK, f"{where}; migration {names}")
