@@ -20,8 +20,8 @@ from .fake_faults import Faults
 
 ALL_FLAGS = MigrationFlags.STOP_COPY | MigrationFlags.P2P | MigrationFlags.PRE_COPY
 BLOCK = 64
-IMAGE = struct.Struct("<8sIII")
-"""Magic, number in the session (a full image is 0), blocks, CRC of the blocks."""
+IMAGE = struct.Struct("<8sIIII")
+"""Magic, session, number in it (a full image is 0), blocks, CRC of the blocks."""
 
 S, R, SC, RS = State.STOP, State.RUNNING, State.STOP_COPY, State.RESUMING
 Rp, P, Pp = State.RUNNING_P2P, State.PRE_COPY, State.PRE_COPY_P2P
@@ -69,6 +69,7 @@ class FakeDevice:
         self.saving: FakeSaving | None = None
         self.resuming: FakeResuming | None = None
         self.resets = 0
+        self.sessions = 0
         self.closed = False
         self._steps = 0
 
@@ -194,6 +195,8 @@ class FakeSaving:
 
     def __init__(self, device: FakeDevice) -> None:
         self.device = device
+        device.sessions += 1
+        self.session = zlib.crc32(f"{device.name} {device.sessions}".encode())
         self.ready: deque[bytes] = deque()
         self.flight: bytes | None = None
         self.left = 0
@@ -222,7 +225,7 @@ class FakeSaving:
         blocks = range(len(device.memory)) if full else sorted(device.changed)
         body = b"".join(struct.pack("<I", i) + device.memory[i] for i in blocks)
         number = 0 if full else self.images
-        image = IMAGE.pack(b"FAKEIMAG", number, len(body), zlib.crc32(body)) + body
+        image = IMAGE.pack(b"FAKEIMAG", self.session, number, len(body), zlib.crc32(body)) + body
         device.changed.clear()
         self.images += 1
         self.made.append(len(image))
@@ -323,6 +326,7 @@ class FakeResuming:
         self.buffer = bytearray()
         self.offset = 0
         self.next_number = 0
+        self.session = 0
         self.failed = False
         self.ended = False
         self.closed = False
@@ -356,7 +360,7 @@ class FakeResuming:
         elif len(self.buffer) < IMAGE.size:
             return False
         else:
-            size = IMAGE.size + IMAGE.unpack_from(self.buffer)[2]
+            size = IMAGE.size + IMAGE.unpack_from(self.buffer)[3]
         if len(self.buffer) < start + size:
             return False
         record = bytes(self.buffer[start : start + size])
@@ -366,13 +370,15 @@ class FakeResuming:
         return True
 
     def _load_image(self, image: bytes) -> None:
-        magic, number, length, crc = IMAGE.unpack_from(image)
+        magic, session, number, length, crc = IMAGE.unpack_from(image)
         body = image[IMAGE.size :]
         good = magic == b"FAKEIMAG" and length == len(body) and crc == zlib.crc32(body)
         if self.device.faults.corrupts_silently:
             self.device.memory[0] = bytes(BLOCK)
             return
-        if not good or number not in (0, self.next_number):
+        if number == 0:
+            self.session = session
+        if not good or number not in (0, self.next_number) or session != self.session:
             raise self._refuse(errno.EINVAL)
         self.next_number += 1
         step = 4 + BLOCK

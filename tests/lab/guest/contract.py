@@ -49,6 +49,12 @@ def strikes(device: str) -> int:
     return sum(map(int, found))
 
 
+def make_small() -> None:
+    """Set the size of both VFs' states, which is a default one when they were just made."""
+    for vf in (SOURCE, TARGET):
+        firmware.apply(vf, [f"size_bytes={SIZE_BYTES}"])
+
+
 def report(check: Check, context: Context, fault: str = "") -> bool:
     """Run a check and print what came of it; False if nothing more can be run."""
     began = time.monotonic()
@@ -71,6 +77,8 @@ def report(check: Check, context: Context, fault: str = "") -> bool:
     }
     if fault:
         firmware.apply(device, ["fault=clear"])
+    if check.destructive:
+        make_small()
     print(json.dumps(line), flush=True)
     return not hung
 
@@ -79,13 +87,13 @@ def main() -> int:
     """Run all checks and all faults, or those that are named."""
     without = {word.partition("=")[2] for word in sys.argv[1:] if word.startswith("--")}
     names = [word for word in sys.argv[1:] if not word.startswith("--")]
-    for vf in (SOURCE, TARGET):
-        firmware.apply(vf, [f"size_bytes={SIZE_BYTES}"])
+    make_small()
     context = Context(
         SOURCE,
         TARGET,
         firmware=LabFirmware(),
         may_rebind=True,
+        may_destroy=True,
         cycles=CYCLES,
     )
     checks = {check.id: check for check in all_checks() if check.id not in without}

@@ -29,6 +29,8 @@ FAULTS = {
     "final-save-state-grew": Faulty("C26", "save_final status=9", _BROKEN_OFF),
     "final-save-fails": Faulty("C26", "save_final status=5", _BROKEN_OFF),
     "final-query-fails": Faulty("C26", "query nth=2 status=3", "failed: "),
+    "save-slow-poll": Faulty("C27.poll", "save delay_us=100000", "waited [1-9]"),
+    "save-slow-kill": Faulty("C39.kill", "save delay_us=20000"),
     "save-slow": Faulty("C37", "save delay_us=1500000", "seen to sleep: 6 of"),
     "final-save-slow": Faulty("C38", "save_final delay_us=40000"),
     "initial-save-slow": Faulty("C34", "save_initial delay_us=100000"),

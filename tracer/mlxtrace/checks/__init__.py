@@ -7,10 +7,26 @@
         print(each.id, outcome.status, outcome.reason)
 
 The checks open both devices for themselves, and leave them closed; nothing else may use them
-meanwhile. Those that may hang the kernel of a driver that breaks the rule come last.
+meanwhile. Those that may hang the kernel of a driver that breaks the rule come late, and
+last of all those that remove the VFs.
 """
 
-from mlxtrace.checks import accounting, ioctl, lifetime, readers, resume, session, states
+from mlxtrace.checks import (
+    abrupt,
+    accounting,
+    datafile,
+    dirty,
+    features,
+    ioctl,
+    lifetime,
+    readers,
+    removal,
+    resume,
+    session,
+    states,
+    streams,
+    table,
+)
 from mlxtrace.checks.context import Context, Firmware
 from mlxtrace.checks.core import Check, Level, Outcome, Status, Step, registered, run
 
@@ -27,7 +43,22 @@ __all__ = [
 ]
 
 # Their modules register them.
-_MODULES = (accounting, ioctl, lifetime, readers, resume, session, states)
+_MODULES = (
+    abrupt,
+    accounting,
+    datafile,
+    dirty,
+    features,
+    ioctl,
+    lifetime,
+    readers,
+    removal,
+    resume,
+    session,
+    states,
+    streams,
+    table,
+)
 
 
 def all_checks() -> list[Check]:

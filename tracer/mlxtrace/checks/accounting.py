@@ -10,7 +10,7 @@ from mlxtrace.checks.core import Level, check
 from mlxtrace.checks.session import PRE_COPY, PRE_COPY_P2P
 from mlxtrace.checks.transfer import announce, read_announced, read_part
 from mlxtrace.stream import HEADER
-from mlxtrace.vfio import End, State
+from mlxtrace.vfio import End, MigrationFlags, State
 
 if TYPE_CHECKING:
     from mlxtrace.checks.context import Context
@@ -81,11 +81,32 @@ def initial_never_rises(context: Context) -> None:
 
 
 @check(
+    "C14.peers",
+    Level.MUST,
+    "initial_bytes does not rise on the way to PRE_COPY_P2P and back either, nor does reading it "
+    "in the one state make it more in the other.",
+    needs=PRE_COPY_P2P,
+)
+def initial_never_rises_on_the_way(context: Context) -> None:
+    subject = context.source
+    with subject.save(State.PRE_COPY) as stream:
+        last = stream.precopy_info().initial_bytes
+        for aim in (State.PRE_COPY_P2P, State.PRE_COPY) * 2:
+            subject.go(aim)
+            for part in (0, PART):
+                data, _ = read_part(stream, part)
+                now = stream.precopy_info().initial_bytes
+                did = f"{aim.name}: initial_bytes were {last}, read {len(data)}"
+                context.expect(now <= last - len(data), did, str(now), "no more than what is left")
+                last = now
+
+
+@check(
     "C15",
     Level.MUST,
     "Reading k bytes lowers initial_bytes by exactly k, and dirty_bytes once no initial data is "
     "left, as long as nothing new is saved.",
-    needs=PRE_COPY_P2P,
+    needs=PRE_COPY,
 )
 def reading_counts(context: Context) -> None:
     subject = context.source
@@ -93,7 +114,7 @@ def reading_counts(context: Context) -> None:
     with subject.save(State.PRE_COPY) as stream:
         _expect_falling(context, stream, "initial_bytes")
         read_part(stream)
-        if not context.firmware:
+        if not context.firmware or MigrationFlags.P2P not in subject.flags:
             return
         announce(context, stream)
         # No INFO starts a SAVE there, but the one under way ends.

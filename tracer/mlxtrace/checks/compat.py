@@ -24,7 +24,12 @@ _MAP_32BIT = 0x40
 
 
 def ask(device_fd: int, data_fd: int) -> dict[str, Any]:
-    """Read the device's state and INFO of its data file: errno of each, and what they said."""
+    """Read the device's state, ask for it again, and for INFO of its data file, also with NULL.
+
+    Returns:
+        the errno of each call (``feature``, ``again``, ``unknown``, ``null``, ``info``), and what
+        they said.
+    """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_32BIT
     rights = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
     memory = mmap.mmap(-1, 2 * mmap.PAGESIZE, flags=flags, prot=rights)
@@ -41,6 +46,17 @@ def ask(device_fd: int, data_fd: int) -> dict[str, Any]:
     answered = ctypes.string_at(argument, len(bytes(request)))
     state = uapi.vfio_device_feature_mig_state.from_buffer_copy(answered[-size:])
 
+    wanted = uapi.vfio_device_feature_mig_state()
+    wanted.device_state, wanted.data_fd = state.device_state, raw.POISON
+    request.flags = uapi.VFIO_DEVICE_FEATURE_SET | uapi.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
+    request.data[:] = list(bytes(wanted))
+    ctypes.memmove(argument, bytes(request), len(bytes(request)))
+    again = -call(device_fd, uapi.VFIO_DEVICE_FEATURE, argument)
+    answered = ctypes.string_at(argument, len(bytes(request)))
+    left_there = uapi.vfio_device_feature_mig_state.from_buffer_copy(answered[-size:])
+    unknown = -call(data_fd, uapi.VFIO_DEVICE_RESET, argument)
+    null = -call(data_fd, uapi.VFIO_MIG_GET_PRECOPY_INFO, 0)
+
     question = uapi.vfio_precopy_info()
     question.argsz = raw.INFO_BYTES
     ctypes.memmove(argument, bytes(question), raw.INFO_BYTES)
@@ -49,6 +65,10 @@ def ask(device_fd: int, data_fd: int) -> dict[str, Any]:
     return {
         "feature": feature,
         "state": int(state.device_state),
+        "again": again,
+        "again_fd": int(left_there.data_fd),
+        "unknown": unknown,
+        "null": null,
         "info": info,
         "initial": int(left.initial_bytes),
     }

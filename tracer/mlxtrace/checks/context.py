@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from genbindings.errors import Error
 from mlxtrace.checks import raw
@@ -11,6 +11,9 @@ from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, NoAnswerError, NotOfferedError, Step
 from mlxtrace.checks.subject import Subject
 from mlxtrace.vfio import Device, MigrationFlags, State, VfioError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROMPTLY_S = 2.0
 """How long a call may take that has nothing to wait for."""
@@ -36,6 +39,9 @@ class Context:
         steps: what the running check did and saw.
         firmware: the simulated firmware behind the devices, if there is one that is known.
         may_rebind: whether a check may take a VF from its driver for a moment.
+        may_destroy: whether a check may remove the VFs of a PF, if it has no others than these two,
+            and make them again.
+        dma: has a device write to memory: its name and the address as the device sees it.
         cycles: how often the checks that look for something that grows repeat themselves.
     """
 
@@ -46,6 +52,8 @@ class Context:
         *,
         firmware: Firmware | None = None,
         may_rebind: bool = False,
+        may_destroy: bool = False,
+        dma: Callable[[str, int], None] | None = None,
         cycles: int = 1000,
     ) -> None:
         """``source`` and ``target`` are two device names; what the source saves fits the target."""
@@ -55,7 +63,14 @@ class Context:
         self.steps: list[Step] = []
         self.firmware = firmware
         self.may_rebind = may_rebind
+        self.may_destroy = may_destroy
+        self.dma = dma
         self.cycles = cycles
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of both devices."""
+        return frozenset(self._names.values())
 
     @property
     def source(self) -> Subject:

@@ -67,6 +67,7 @@ class Check:
         needs: what a driver has to offer for the rule to apply.
         may_hang: a driver that breaks the rule may hang the kernel, so that this runs last.
         rebinds: the VF is taken from its driver and given back, which has to be allowed.
+        destructive: VFs are removed and made again, which has to be allowed; this runs last.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Check:
     needs: MigrationFlags = MigrationFlags.STOP_COPY
     may_hang: bool = False
     rebinds: bool = False
+    destructive: bool = False
 
     @property
     def statement(self) -> str:
@@ -124,20 +126,29 @@ def check(
     needs: MigrationFlags = MigrationFlags.STOP_COPY,
     may_hang: bool = False,
     rebinds: bool = False,
+    destructive: bool = False,
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
     """Register the decorated function as the check ``identifier``: see :class:`Check`."""
 
     def register(function: Callable[[Context], None]) -> Callable[[Context], None]:
         assert identifier not in _registry, identifier
-        _registry[identifier] = Check(identifier, level, rule, function, needs, may_hang, rebinds)
+        _registry[identifier] = Check(
+            identifier, level, rule, function, needs, may_hang, rebinds, destructive
+        )
         return function
 
     return register
 
 
 def registered() -> list[Check]:
-    """Return the checks whose modules were imported: by number, those that may hang last."""
-    return sorted(_registry.values(), key=lambda each: (each.may_hang, *_number(each.id)))
+    """Return the checks whose modules were imported.
+
+    They are in the order of their numbers; those that may hang follow, then the destructive ones.
+    """
+    return sorted(
+        _registry.values(),
+        key=lambda each: (each.destructive, each.may_hang, *_number(each.id)),
+    )
 
 
 def _number(identifier: str) -> tuple[int, str]:
@@ -175,6 +186,8 @@ def _require(this: Check, context: Context) -> None:
     """Raise NotOfferedError if ``this`` does not apply."""
     if this.rebinds and not context.may_rebind:
         raise NotOfferedError("it takes the VF from its driver, which was not allowed")
+    if this.destructive and not context.may_destroy:
+        raise NotOfferedError("it removes VFs and makes them again, which was not allowed")
     missing = this.needs & ~context.flags
     if missing:
         names = ", ".join(flag.name or "" for flag in MigrationFlags if flag in missing)

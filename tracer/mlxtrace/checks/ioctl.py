@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mlxtrace.checks.context import Context
 
 LARGE = 4096
+# Of Linux 7.1's vfio.h.
+PRECOPY_INFO_V2 = 12
+REINIT = 1 << 0
 # An ioctl of VFIO that no data file has, and one that nothing has.
 UNKNOWN = (uapi.VFIO_DEVICE_RESET, 0xDEAD)
 
@@ -55,6 +58,29 @@ def info_flags(context: Context) -> None:
         f"{answer}, flags {answer.info.flags:#x}",
         "flags 0",
     )
+
+
+@check(
+    "C20.optin",
+    Level.MUST,
+    "Once a user has asked for it (VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2), the flags of "
+    "VFIO_MIG_GET_PRECOPY_INFO are the driver's: 0, or VFIO_PRECOPY_INFO_REINIT.",
+    needs=PRE_COPY,
+)
+def flags_are_output(context: Context) -> None:
+    subject = context.source
+    if not subject.device.offers(PRECOPY_INFO_V2, uapi.VFIO_DEVICE_FEATURE_SET):
+        raise NotOfferedError("the kernel does not have the feature (Linux 7.1 has)")
+    subject.device.set_feature(PRECOPY_INFO_V2)
+    fd = subject.go(State.PRE_COPY)
+    for given in (0, 0xFFFFFFFE):
+        answer = raw.precopy_info(fd, flags=given)
+        context.expect(
+            answer.errno == 0 and answer.info.flags in (0, REINIT),
+            f"INFO with flags {given:#x}",
+            f"{answer}, flags {answer.info.flags:#x}",
+            f"0 or {REINIT}",
+        )
 
 
 @check(
@@ -99,7 +125,8 @@ def unknown_ioctl(context: Context) -> None:
 @check(
     "C24.compat",
     Level.MUST,
-    "VFIO_MIG_GET_PRECOPY_INFO and VFIO_DEVICE_FEATURE work for a 32-bit program.",
+    "VFIO_MIG_GET_PRECOPY_INFO and VFIO_DEVICE_FEATURE work for a 32-bit program, and refuse what "
+    "they refuse to others.",
     needs=PRE_COPY,
 )
 def compat_ioctl(context: Context) -> None:
@@ -117,6 +144,12 @@ def compat_ioctl(context: Context) -> None:
     context.expect(
         answer["state"] == State.PRE_COPY, "the state", str(answer["state"]), "PRE_COPY (6)"
     )
+    again = raw.StateAnswer(answer["again"], answer["again_fd"])
+    context.expect(
+        again == raw.StateAnswer(0, -1), "PRE_COPY again", str(again), "success, no data file"
+    )
+    context.expect_errno(answer["unknown"], (errno.ENOTTY,), "an ioctl that no data file has")
+    context.expect_errno(answer["null"], (errno.EFAULT,), "INFO with NULL by a 32-bit call")
     context.expect_errno(answer["info"], (0,), "INFO by a 32-bit call")
     context.expect(
         answer["initial"] == native.initial_bytes,

@@ -14,8 +14,9 @@ from mlxtrace import devices
 from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, NoAnswerError, NotOfferedError, check
+from mlxtrace.checks.leaks import Held
 from mlxtrace.checks.session import OVER, PRE_COPY
-from mlxtrace.checks.transfer import open_files, read_part
+from mlxtrace.checks.transfer import read_part
 from mlxtrace.vfio import State
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ ANSWER_S = 5.0
 )
 def reset_everywhere(context: Context) -> None:
     subject = context.source
-    files, objects = open_files(), _objects(context)
+    held = Held(context)
     for state in fsm.states(subject.flags):
         saving = fsm.has_session(state) and state is not State.RESUMING
         for part in (0, 1000) if saving else (0,):
@@ -47,7 +48,7 @@ def reset_everywhere(context: Context) -> None:
             if fd >= 0:
                 _expect_over(context, fd, state, f"after a reset in {state.name}")
             subject.close_files()
-    _expect_nothing_left(context, files, objects)
+    held.expect_no_more()
 
 
 @check(
@@ -63,7 +64,7 @@ def device_closed(context: Context) -> None:
         context.close()
         context.note(f"closed the device in {state.name}")
         if fd >= 0:
-            _expect_stale(context, fd, state, f"after the device was closed in {state.name}", False)
+            expect_stale(context, fd, state, f"after the device was closed in {state.name}", False)
 
 
 @check(
@@ -105,7 +106,7 @@ def device_unbound(context: Context) -> None:
         context.close()
         with _unbound(driver, info.name):
             context.note(f"closed the device in {state.name} and took it from its driver")
-            _expect_stale(context, fd, state, f"after the driver of {state.name} was gone", True)
+            expect_stale(context, fd, state, f"after the driver of {state.name} was gone", True)
     context.source.enter(State.STOP_COPY)
     context.note("the device works again", context.source.state().name)
 
@@ -125,6 +126,8 @@ def no_more_files(context: Context) -> None:
             answer = raw.set_state(subject.fileno(), state)
         reached = subject.state()
         context.expect_errno(answer.errno, (errno.EMFILE,), f"to {state.name} with no file left")
+        none = answer.data_fd in (-1, raw.POISON)
+        context.expect(none, "data_fd then", str(answer.data_fd), "-1, or not written")
         way = (State.RUNNING, *(fsm.path(State.RUNNING, state, subject.flags) or ()))
         names = ", ".join(each.name for each in way)
         context.expect(reached in way, "the state then", reached.name, f"one of {names}")
@@ -160,11 +163,11 @@ def cycles_leave_nothing(context: Context) -> None:
 
     for number in range(4):
         cycle(number)
-    files, objects = open_files(), _objects(context)
+    held = Held(context)
     for number in range(context.cycles):
         cycle(number)
     context.note(f"entered and left PRE_COPY {context.cycles} times")
-    _expect_nothing_left(context, files, objects)
+    held.expect_no_more()
 
 
 @check(
@@ -194,7 +197,7 @@ def _expect_over(context: Context, fd: int, state: State, when: str) -> None:
     _judge_stale(context, _use(fd, state is State.RESUMING, True), state, when)
 
 
-def _expect_stale(context: Context, fd: int, state: State, when: str, ioctl: bool) -> None:
+def expect_stale(context: Context, fd: int, state: State, when: str, ioctl: bool) -> None:
     """Use a data file that should be good for nothing any more, and close it."""
     answers = _in_child(lambda: _use(fd, state is State.RESUMING, ioctl), fd, when)
     _judge_stale(context, answers, state, when)
@@ -264,15 +267,3 @@ def _no_more_files() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def _objects(context: Context) -> dict[str, int]:
-    return context.firmware.objects() if context.firmware else {}
-
-
-def _expect_nothing_left(context: Context, files: int, objects: dict[str, int]) -> None:
-    """Check that no more files are open, and no more objects held, than before."""
-    now = open_files()
-    context.expect(now == files, "files open in this process", str(now), str(files))
-    held = _objects(context)
-    context.expect(held == objects, "what the driver holds", str(held), str(objects))

@@ -30,6 +30,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
 _libc.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
 _libc.write.restype = ctypes.c_ssize_t
+_libc.read.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+_libc.read.restype = ctypes.c_ssize_t
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -55,6 +57,35 @@ def ioctl(fd: int, request: int, address: int) -> int:
 def write(fd: int, address: int, size: int) -> int:
     """Write ``size`` bytes from ``address``, which may be a bad one; the errno, 0 if it worked."""
     return 0 if int(_libc.write(fd, address, size)) >= 0 else ctypes.get_errno()
+
+
+def read_to(fd: int, address: int, size: int) -> int:
+    """Read ``size`` bytes to ``address``, which may be a bad one: how many came, or -errno."""
+    count = int(_libc.read(fd, address, size))
+    return count if count >= 0 else -ctypes.get_errno()
+
+
+@dataclass(frozen=True)
+class FeatureAnswer:
+    """What VFIO_DEVICE_FEATURE left: errno, and all bytes after the header."""
+
+    errno: int
+    data: bytes
+
+
+def feature(fd: int, flags: int, argsz: int, data: bytes = b"") -> FeatureAnswer:
+    """Issue VFIO_DEVICE_FEATURE with any flags and ``argsz``.
+
+    ``data`` follows the header; the rest of ``argsz`` (of a page at least) is set to 0x5a.
+    """
+    head = ctypes.sizeof(uapi.vfio_device_feature)
+    request = uapi.vfio_device_feature()
+    request.argsz, request.flags = argsz, flags
+    room = bytearray(bytes(request)[:head] + data)
+    room += b"\x5a" * (mmap.PAGESIZE - len(room))
+    buffer = (ctypes.c_char * len(room)).from_buffer(room)
+    number = ioctl(fd, uapi.VFIO_DEVICE_FEATURE, ctypes.addressof(buffer))
+    return FeatureAnswer(number, bytes(room[head:]))
 
 
 @dataclass(frozen=True)

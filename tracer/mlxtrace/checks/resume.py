@@ -36,15 +36,15 @@ REFUSED = tuple(
 )
 def any_segmentation(context: Context) -> None:
     data = whole_stream(context)
-    heads = _heads(context, data)
+    heads = heads_of(context, data)
     expect_loads(context, [data], "the stream in one piece")
-    expect_loads(context, _cut(data, range(READ_BYTES, len(data), READ_BYTES)), "pieces of 1 MiB")
-    expect_loads(context, _cut(data, range(ODD_BYTES, len(data), ODD_BYTES)), "odd pieces")
+    expect_loads(context, cut(data, range(READ_BYTES, len(data), READ_BYTES)), "pieces of 1 MiB")
+    expect_loads(context, cut(data, range(ODD_BYTES, len(data), ODD_BYTES)), "odd pieces")
     single = [head + step for head in heads for step in range(HEADER.size + 1)]
-    expect_loads(context, _cut(data, single), "single bytes at the beginning of each record")
+    expect_loads(context, cut(data, single), "single bytes at the beginning of each record")
     for split in range(1, HEADER.size + 1):
         expect_loads(
-            context, _cut(data, [head + split for head in heads]), f"records cut after {split}"
+            context, cut(data, [head + split for head in heads]), f"records cut after {split}"
         )
 
 
@@ -54,11 +54,11 @@ def any_segmentation(context: Context) -> None:
     "mlx5-vfio-pci skips a record that it does not know, if that is marked optional.",
 )
 def optional_records_skipped(context: Context) -> None:
-    _require_records(context)
+    require_records(context)
     data = whole_stream(context)
     record = HEADER.pack(ODD_BYTES, FLAG_OPTIONAL, UNKNOWN_TAG) + bytes(ODD_BYTES)
     empty = HEADER.pack(0, FLAG_OPTIONAL, UNKNOWN_TAG)
-    cuts = _cut(data, [head for head in _heads(context, data) if head])
+    cuts = cut(data, [head for head in heads_of(context, data) if head])
     pieces = [piece for part in cuts for piece in (record, empty, part)]
     expect_loads(context, [*pieces, record], "the stream with optional records between its own")
 
@@ -73,7 +73,7 @@ def nothing_loaded(context: Context) -> None:
     for aim in fsm.states(context.flags):
         if aim is not State.RESUMING:
             subject.go(State.RESUMING)
-            _expect_not_accepted(context, subject, aim)
+            expect_not_accepted(context, subject, aim)
 
 
 @check(
@@ -83,7 +83,7 @@ def nothing_loaded(context: Context) -> None:
 )
 def truncated_stream(context: Context) -> None:
     data = whole_stream(context)
-    heads = _heads(context, data)
+    heads = heads_of(context, data)
     last = heads[-1]
     cuts = {1, HEADER.size // 2, last + HEADER.size, (last + len(data)) // 2, len(data) - 1}
     if len(heads) > 1:
@@ -97,7 +97,7 @@ def _expect_cut_refused(context: Context, part: bytes, whole_bytes: int) -> None
     with subject.resume() as stream:
         stream.write_all(part)
         context.note(f"wrote the first {len(part)} of {whole_bytes} bytes")
-        _expect_not_accepted(context, subject, State.STOP)
+        expect_not_accepted(context, subject, State.STOP)
 
 
 @check(
@@ -115,7 +115,7 @@ def garbage(context: Context) -> None:
         if number:
             again = raw.write_errno(fd, bytes(HEADER.size))
             context.expect_errno(again, (errno.ENODEV, number), "writing on")
-        _expect_not_accepted(context, subject, State.STOP)
+        expect_not_accepted(context, subject, State.STOP)
         subject.close_files()
 
 
@@ -126,7 +126,7 @@ def garbage(context: Context) -> None:
     "limit (ENOMEM), and then everything else of that stream.",
 )
 def bad_records(context: Context) -> None:
-    _require_records(context)
+    require_records(context)
     subject = context.target
     for what, size, tag, wanted in (
         ("a mandatory record that is not known", HEADER.size, UNKNOWN_TAG, errno.EOPNOTSUPP),
@@ -138,7 +138,7 @@ def bad_records(context: Context) -> None:
         context.expect_errno(number, (wanted,), f"writing {what}")
         number = raw.write_errno(fd, bytes(HEADER.size))
         context.expect_errno(number, (errno.ENODEV,), "writing on")
-        _expect_not_accepted(context, subject, State.STOP)
+        expect_not_accepted(context, subject, State.STOP)
         subject.close_files()
 
 
@@ -174,7 +174,7 @@ def reset_after_failure(context: Context) -> None:
         expect_loads(context, [data], f"a stream after {what}")
 
 
-def _expect_not_accepted(context: Context, subject: Subject, aim: State) -> None:
+def expect_not_accepted(context: Context, subject: Subject, aim: State) -> None:
     """Check that RESUMING cannot be left for ``aim`` but by a reset."""
     answer = subject.ask(aim)
     context.expect_errno(answer.errno, REFUSED, f"RESUMING to {aim.name}")
@@ -182,12 +182,12 @@ def _expect_not_accepted(context: Context, subject: Subject, aim: State) -> None
     subject.reset()
 
 
-def _require_records(context: Context) -> None:
+def require_records(context: Context) -> None:
     if context.source.framing is not Framing.RECORDS:
         raise NotOfferedError("the driver's stream has no records that are known")
 
 
-def _heads(context: Context, data: bytes) -> list[int]:
+def heads_of(context: Context, data: bytes) -> list[int]:
     """Return where the records of a stream begin; its own beginning if it has none."""
     parser = StreamParser(context.source.framing)
     for _ in parser.feed(data):
@@ -195,7 +195,7 @@ def _heads(context: Context, data: bytes) -> list[int]:
     return [record.offset for record in parser.records]
 
 
-def _cut(data: bytes, places: Iterable[int]) -> list[bytes]:
+def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     """Return ``data`` in pieces, cut at ``places``."""
     inside = sorted(place for place in set(places) if 0 < place < len(data))
     return [data[start:end] for start, end in pairwise([0, *inside, len(data)])]

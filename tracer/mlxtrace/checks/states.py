@@ -73,7 +73,7 @@ def every_pair(context: Context) -> None:
     for start, aim in pairs:
         fd = subject.enter(start)
         if start is State.RESUMING and aim is not start:
-            _write_all(fd, stream)
+            write_all(fd, stream)
         answer = subject.ask(aim)
         wanted = fsm.opens_file(start, aim, subject.flags)
         reached = subject.state()
@@ -206,7 +206,7 @@ def _expect_refusal(context: Context, subject: Subject, aim: int) -> None:
     context.expect(after is before, "the state then", after.name, before.name)
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
     """Write a stream to a resuming file."""
     view = memoryview(data)
     while view:

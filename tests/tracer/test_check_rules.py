@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Each check, on a driver that keeps all rules and on drivers that break one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from mlxtrace.checks import Check, Context, Outcome, Status, all_checks, run
+from mlxtrace.vfio import MigrationFlags
+
+from .fake_device import ALL_FLAGS
+from .fake_driver import SOURCE, TARGET, FakeDriver
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHECKS = {check.id: check for check in all_checks()}
+# A forked child has a copy of the model, and does not see what its parent does to the device.
+SHARED = {"C37", "C38"}
+# Pipes are not called as the driver's files are, and have no 32-bit calls; sysfs is a folder.
+REAL = {"C24.compat", "C35.held", "C35.unbind", "C46"}
+ABSENT = {
+    "C4": "all states",
+    "C33.error": "to ERROR",
+    "C35.sriov": "not allowed",
+}
+CYCLES = 8
+
+
+class Judge(Protocol):
+    """Runs a check on a driver that breaks the rules that are named."""
+
+    def __call__(
+        self, identifier: str, *breaks: str, flags: MigrationFlags = ALL_FLAGS
+    ) -> Outcome: ...
+
+
+@pytest.fixture
+def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    def run_it(identifier: str, *breaks: str, flags: MigrationFlags = ALL_FLAGS) -> Outcome:
+        driver = FakeDriver(tmp_path, monkeypatch, breaks, flags)
+        context = Context(SOURCE, TARGET, firmware=driver.firmware, dma=driver.dma, cycles=CYCLES)
+        return run(CHECKS[identifier], context)
+
+    return run_it
+
+
+def told(outcome: Outcome) -> str:
+    return "\n".join([outcome.reason, *map(str, outcome.steps)])
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if name not in SHARED | REAL])
+def test_a_driver_that_keeps_the_rules_passes(judge: Judge, name: str) -> None:
+    outcome = judge(name)
+    if name in ABSENT:
+        assert outcome.status is Status.NOT_OFFERED
+        assert ABSENT[name] in outcome.reason
+    else:
+        assert outcome.status is Status.PASSED, told(outcome)
+        assert outcome.steps
+
+
+def simple(check: Check) -> bool:
+    """Tell whether a check applies to a driver that offers STOP_COPY only."""
+    return check.needs == MigrationFlags.STOP_COPY
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CHECKS if name not in SHARED | REAL and simple(CHECKS[name])]
+)
+def test_a_driver_without_optional_states_passes_too(judge: Judge, name: str) -> None:
+    outcome = judge(name, flags=MigrationFlags.STOP_COPY)
+    assert outcome.status is not Status.FAILED, told(outcome)
+
+
+BROKEN = [
+    ("takes-parts", "C31.absent"),
+    ("takes-parts", "C31.truncated"),
+    ("takes-parts", "C31.ways"),
+    ("takes-parts", "C32"),
+    ("flags-are-taken", "C24.flags"),
+    ("feature-errno", "C24.feature"),
+    ("probe-acts", "C24.probe"),
+    ("argsz-by-one", "C24.argsz"),
+    ("fault-leaks-file", "C25.state"),
+    ("fault-loses-data", "C25.read"),
+    ("fault-loses-data", "C25.partial"),
+    ("empty-read-takes", "C11.empty"),
+    ("read-sleeps", "C19.blocking"),
+    ("poll-stays-silent", "C27.poll"),
+    ("poll-lies", "C27.poll"),
+    ("poll-lies", "C19"),
+    ("flags-lose-data", "C20.given"),
+    ("flags-are-echoed", "C20.optin"),
+    ("initial-rises", "C14.peers"),
+    ("refusal-ends-session", "C7.session"),
+    ("second-file", "C5"),
+    ("second-file", "C5.walk"),
+    ("second-file", "C10"),
+    ("keeps-old-file", "C5.session"),
+    ("leaks", "C41"),
+    ("leaks", "C41.stop"),
+    ("leaks", "C35.file"),
+    ("ranges-overlap", "C44.ranges"),
+    ("log-twice", "C44"),
+    ("report-clears", "C44.report"),
+    ("last-page-missing", "C45"),
+]
+
+
+@pytest.mark.parametrize(("broken", "name"), BROKEN)
+def test_a_driver_that_breaks_a_rule_fails_its_check(
+    judge: Judge, broken: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("datafile", "transfer"):
+        monkeypatch.setattr(f"mlxtrace.checks.{module}.DATA_TIMEOUT_S", 0.3)
+    outcome = judge(name, broken)
+    assert outcome.status is Status.FAILED, told(outcome)
+    assert "the rule wants" in outcome.reason or "not expected" in outcome.reason, told(outcome)
+
+
+def test_a_device_in_error_is_judged(judge: Judge) -> None:
+    outcome = judge("C33.error", "enters-error")
+    assert outcome.status is Status.PASSED, told(outcome)

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""C39, C41, C42: calls that race, processes that are killed in them, and what long use leaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxtrace.checks import fsm, raw
+from mlxtrace.checks.child import Child
+from mlxtrace.checks.core import Level, NoAnswerError, check
+from mlxtrace.checks.leaks import Held
+from mlxtrace.checks.session import PRE_COPY
+from mlxtrace.checks.transfer import expect_loads, read_part, whole_stream
+from mlxtrace.vfio import State, VfioError
+from mlxtrace.vfio_ioctl import ioctl
+from mlxuapi import vfio as uapi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mlxtrace.checks.context import Context
+    from mlxtrace.checks.subject import Subject
+
+KILLED = 6
+RACE_S = 0.5
+ANSWER_S = 20.0
+MIB = 1 << 20
+# What a call may say that meets a reset or a change of state by another thread.
+MET = {0, *(getattr(errno, name) for name in ("EINVAL", "ENODEV", "EAGAIN", "EINTR", "EIO"))}
+OF_A_FILE = MET | {errno.ENOMSG, errno.EBADF, errno.ENOTTY}
+
+
+@check(
+    "C39.kill",
+    Level.MUST,
+    "A process that is killed in the middle of a session, whatever call it is in, leaves a device "
+    "that another process can bring to RUNNING and use; nothing is leaked.",
+)
+def killed_processes(context: Context) -> None:
+    subject = context.source
+    fd = subject.fileno()
+    # It is opened now, so that its files are counted.
+    assert context.target
+    held = Held(context)
+    aims = [
+        each
+        for each in fsm.states(subject.flags)
+        if fsm.opens_file(State.RUNNING, each, subject.flags)
+    ]
+
+    def sessions() -> None:
+        while True:
+            for aim in aims:
+                answer = raw.set_state(fd, aim)
+                if answer.errno == 0 and answer.data_fd >= 0:
+                    raw.read_errno(answer.data_fd, MIB)
+                    os.close(answer.data_fd)
+                ioctl(fd, uapi.VFIO_DEVICE_RESET)
+
+    for number in range(KILLED):
+        child = Child(sessions, keep=[fd])
+        time.sleep(0.003 + 0.011 * number)
+        child.kill()
+        state = subject.state()
+        context.note("killed a process that opens and ends sessions", f"the state is {state.name}")
+        subject.back()
+        if subject.state() is not State.RUNNING:
+            subject.reset()
+    expect_loads(context, [whole_stream(context)], "a stream that was saved after all that")
+    context.source.back()
+    held.expect_no_more()
+
+
+@check(
+    "C42.race",
+    Level.MUST,
+    "Threads that read, ask for states, for what is left and for resets, all at once, get answers, "
+    "and leave a device that works.",
+    may_hang=True,
+)
+def racing_threads(context: Context) -> None:
+    subject = context.source
+    # It is opened now, so that its files are counted.
+    assert context.target
+    held = Held(context)
+    fd, flags = subject.fileno(), subject.flags
+    child = Child(lambda: _race(fd, fsm.states(flags)), keep=[fd])
+    try:
+        found = child.result(ANSWER_S)
+    except TimeoutError as error:
+        child.kill()
+        raise NoAnswerError(f"threads that race for {RACE_S:g} s: {error}") from None
+    for what, said in sorted(found["said"].items()):
+        allowed = MET if what in ("state", "reset") else OF_A_FILE
+        names = ", ".join(f"{raw.answer(int(number))} {n} times" for number, n in said.items())
+        odd = [number for number in said if int(number) not in allowed]
+        context.expect(not odd, f"what {what} said", names, "what a session that ended may say")
+    subject.back()
+    subject.reset()
+    expect_loads(context, [whole_stream(context)], "a stream that was saved after the race")
+    context.source.back()
+    held.expect_no_more()
+
+
+def _race(fd: int, states: Sequence[State]) -> dict[str, Any]:
+    """Make calls in several threads for a while; return how often each errno came, by call."""
+    said: dict[str, dict[int, int]] = {}
+    current = [-1]
+    over = threading.Event()
+    aims = [
+        each
+        for each in (State.PRE_COPY, State.PRE_COPY_P2P, State.STOP_COPY, State.RUNNING)
+        if each in states
+    ]
+
+    def count(what: str, number: int) -> None:
+        answers = said.setdefault(what, {})
+        answers[number] = answers.get(number, 0) + 1
+
+    def change() -> None:
+        for aim in aims:
+            answer = raw.set_state(fd, aim)
+            count("state", answer.errno)
+            if answer.errno == 0 and answer.data_fd >= 0:
+                os.set_blocking(answer.data_fd, False)
+                old, current[0] = current[0], answer.data_fd
+                # The file of a session that is over stays open for a while: others use it.
+                if old >= 0:
+                    os.close(old)
+
+    def read() -> None:
+        got = raw.read_errno(current[0], 65536)
+        count("read", got if isinstance(got, int) else 0)
+
+    def info() -> None:
+        count("INFO", raw.precopy_info(current[0]).errno)
+
+    def look() -> None:
+        count("reading the state", raw.get_state(fd)[0])
+        raw.poll_events(current[0]) if current[0] >= 0 else None
+
+    def reset() -> None:
+        time.sleep(0.02)
+        count("reset", raw.ioctl(fd, uapi.VFIO_DEVICE_RESET, 0))
+
+    def forever(call: Callable[[], None]) -> None:
+        while not over.is_set():
+            call()
+
+    calls = (change, read, read, info, look, reset)
+    threads = [threading.Thread(target=forever, args=[call], daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    time.sleep(RACE_S)
+    over.set()
+    for thread in threads:
+        thread.join()
+    return {"said": said}
+
+
+@check(
+    "C41.stop",
+    Level.MUST,
+    "Entering and leaving STOP_COPY, time and again, leaves nothing behind.",
+)
+def stop_copy_cycles(context: Context) -> None:
+    def cycle(subject: Subject, number: int) -> None:
+        with subject.device.save(State.STOP_COPY) as stream:
+            if number % 3:
+                # Some are left with a SAVE under way, some are read in part, some to their end.
+                read_part(stream, 1000 if number % 3 == 1 else None)
+            subject.device.set_state(State.RUNNING)
+
+    _repeat(context, context.source, cycle, "entered and left STOP_COPY", context.cycles // 2)
+
+
+@check(
+    "C41.resuming",
+    Level.MUST,
+    "Entering RESUMING and leaving it by a reset, time and again, leaves nothing behind.",
+)
+def resuming_cycles(context: Context) -> None:
+    data = whole_stream(context)
+
+    def cycle(subject: Subject, number: int) -> None:
+        with subject.device.resume() as stream:
+            stream.write_all(data[: len(data) * (number % 4) // 3])
+            subject.device.reset()
+
+    _repeat(context, context.target, cycle, "entered and left RESUMING", context.cycles // 5)
+
+
+@check(
+    "C41.open",
+    Level.MUST,
+    "Opening the device and closing it in any state, time and again, leaves nothing behind.",
+)
+def open_cycles(context: Context) -> None:
+    states = fsm.states(context.flags)
+    context.source.reset()
+    context.close()
+    held = Held(context)
+    count = max(len(states), context.cycles // 20)
+    for number in range(count):
+        context.source.enter(states[number % len(states)])
+        context.close()
+    context.note(f"opened and closed it {count} times")
+    held.expect_no_more()
+
+
+@check(
+    "C41.memory",
+    Level.MUST,
+    "Sessions that are broken off give their memory back.",
+    needs=PRE_COPY,
+)
+def memory_comes_back(context: Context) -> None:
+    subject = context.source
+    data = whole_stream(context)
+    subject.back()
+
+    def cycle() -> None:
+        with subject.device.save(State.PRE_COPY) as stream:
+            read_part(stream, 1000)
+            subject.device.reset()
+
+    cycle()
+    count = max(4, context.cycles // 4)
+    before = _available()
+    for _ in range(count):
+        cycle()
+    # Others use memory too: half of what a leak in each session would come to is let pass.
+    allowed = max(32 * MIB, count * len(data) // 2)
+    lost = before - _available()
+    context.expect(
+        lost <= allowed,
+        f"MemAvailable after {count} sessions of {len(data)} bytes",
+        f"{lost / MIB:.1f} MiB less",
+        f"no more than {allowed / MIB:.1f} MiB less",
+    )
+
+
+def _available() -> int:
+    """Return how much memory the kernel has to give, in bytes, once what is freed late is free."""
+    time.sleep(0.1)
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    raise VfioError("/proc/meminfo", "MemAvailable", errno.ENOENT)
+
+
+def _repeat(
+    context: Context,
+    subject: Subject,
+    cycle: Callable[[Subject, int], None],
+    did: str,
+    count: int,
+) -> None:
+    """Repeat ``cycle`` and check that nothing has become more."""
+    count = max(4, count)
+    for number in range(4):
+        cycle(subject, number)
+    held = Held(context)
+    for number in range(count):
+        cycle(subject, number)
+    context.note(f"{did} {count} times")
+    held.expect_no_more()

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a session may leave behind: files of this process, objects that the driver holds."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mlxtrace.checks.transfer import open_files
+
+if TYPE_CHECKING:
+    from mlxtrace.checks.context import Context
+
+# A driver may free what it has in a work queue.
+PATIENCE_S = 2.0
+_PAUSE_S = 0.01
+
+
+class Held:
+    """What is held at the time when this is made."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.files = open_files()
+        self.objects = self._objects()
+
+    def _objects(self) -> dict[str, int]:
+        """Return the driver's objects by kind; none are known without a simulated firmware."""
+        return self._context.firmware.objects() if self._context.firmware else {}
+
+    def expect_no_more(self) -> None:
+        """Check that nothing has become more since, or will be no more after a moment.
+
+        Raises:
+            DeviationError: something has.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while (now := self._objects()) != self.objects and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+        files = open_files()
+        self._context.expect(
+            files == self.files, "files open in this process", str(files), str(self.files)
+        )
+        self._context.expect(
+            now == self.objects, "what the driver holds", str(now), str(self.objects)
+        )
