@@ -73,6 +73,8 @@ class FakeFirmware:
         self._driver.devices[device].tick()
 
     def tracks(self, device: str) -> bool:
+        if "tracks-for-ever" in self._driver.breaks:
+            return True
         return self._driver.devices[device].saving is not None
 
     def objects(self) -> dict[str, int]:
@@ -112,7 +114,10 @@ class FakeDriver:
         self._drivers.mkdir(parents=True)
         for device in self.devices.values():
             device.breaks = self.breaks
-            device.faults.transient_enomsg = False
+            device.faults.transient_enomsg = "denies-announced" in self.breaks
+            device.faults.zero_at_temporary_end = "zero-for-now" in self.breaks
+            device.faults.enomsg_in_stop_copy = "no-final-end" in self.breaks
+            device.faults.corrupts_silently = "corrupts" in self.breaks
         monkeypatch.setattr(devices, "SYSFS", root)
         monkeypatch.setattr(raw, "_libc", self)
         monkeypatch.setattr(Device, "open", self._open)
@@ -178,7 +183,10 @@ class FakeDriver:
         try:
             if isinstance(of, FakeDevice):
                 if request == uapi.VFIO_DEVICE_RESET:
+                    old = of.saving
                     of.reset()
+                    if old is not None and "reset-keeps-session" in self.breaks:
+                        old.ended = False
                     return 0
                 if request == uapi.VFIO_DEVICE_FEATURE:
                     return self._features[of.name].ioctl(address)
@@ -193,16 +201,22 @@ class FakeDriver:
     def _info(self, session: FakeSaving, address: int) -> int:
         size = ctypes.sizeof(uapi.vfio_precopy_info)
         info = uapi.vfio_precopy_info.from_buffer_copy(self.copy_from(address, size))
-        if info.argsz < size:
+        if info.argsz < size and "info-of-any-size" not in self.breaks:
             return errno.EINVAL
         if session.ended:
             return errno.ENODEV
         if session.device.current not in (State.PRE_COPY, State.PRE_COPY_P2P):
-            return errno.EINVAL
+            return 0 if "info-everywhere" in self.breaks else errno.EINVAL
         left = session.precopy_info()
         if "initial-rises" in self.breaks and session.device.current is State.PRE_COPY_P2P:
             session.initial_bytes += 1
         info.initial_bytes, info.dirty_bytes = left.initial_bytes, left.dirty_bytes
+        if "initial-is-short" in self.breaks:
+            info.initial_bytes = max(0, left.initial_bytes - 16)
+        if "no-initial" in self.breaks:
+            info.initial_bytes = 0
+        if "always-dirty" in self.breaks:
+            info.dirty_bytes += 1
         if self._features[session.device.name].flags_are_output:
             info.flags = 0
         if "flags-lose-data" in self.breaks and info.flags:

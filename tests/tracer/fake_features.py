@@ -114,7 +114,12 @@ class FakeFeatures:
         """Go to a state; the structure has the data file's descriptor then, or -1."""
         device = self._device
         wanted, payload.data_fd = payload.device_state, -1
+        if wanted == device.current and device.saving and "same-state-file" in self._breaks:
+            payload.data_fd = self._driver.make_file(device.saving)
+            return 0
         if not 0 < wanted < uapi.VFIO_DEVICE_STATE_NR:
+            if "nonsense-stops" in self._breaks:
+                device._change(State.STOP)
             if "refusal-ends-session" in self._breaks and device.saving:
                 device.saving.ended = True
             return errno.EINVAL
