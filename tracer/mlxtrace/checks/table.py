@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlxtrace.checks.subject import Subject
     from mlxtrace.vfio import MigrationFlags
 
+OVER_S = 0.5
+"""How long a file is waited for whose session has ended: it should say so at once."""
 SAVING = (State.PRE_COPY, State.PRE_COPY_P2P, State.STOP_COPY)
 
 
@@ -58,8 +60,8 @@ def _pair(subject: Subject, start: State, aim: State, stream: bytes) -> list[str
         return [f"{name}: {answer}"]
     found = []
     if old >= 0:
-        said = _said(old, start)
         goes_on = start in SAVING and aim in SAVING
+        said = _said(old, start, DATA_TIMEOUT_S if goes_on else OVER_S)
         if (said == errno.ENODEV) is goes_on:
             found.append(f"{name}: the first state's file says {raw.answer(said)}")
     if answer.data_fd >= 0 and _said(answer.data_fd, aim):
@@ -67,15 +69,18 @@ def _pair(subject: Subject, start: State, aim: State, stream: bytes) -> list[str
     return found
 
 
-def _said(fd: int, state: State) -> int:
-    """Return the errno of a data file; 0 for one that gives data, an end, or takes it."""
+def _said(fd: int, state: State, timeout_s: float = DATA_TIMEOUT_S) -> int:
+    """Return the errno of a data file; 0 for one that gives data, an end, or takes it.
+
+    Data that is not there yet is waited for.
+    """
     if state is State.RESUMING:
         return raw.write_errno(fd, b"\0")
     if not raw.poll_events(fd, 0):
         # In PRE_COPY poll() says nothing of an end; in STOP_COPY there is data on its way.
         got = raw.read_errno(fd, 1)
         if got == errno.EAGAIN:
-            raw.poll_events(fd, DATA_TIMEOUT_S)
+            raw.poll_events(fd, timeout_s)
     got = raw.read_errno(fd, 16)
     return 0 if isinstance(got, bytes) or got == errno.ENOMSG else got
 
