@@ -51,6 +51,7 @@ _LATE_READER = "a session that ends while a SAVE runs: read() says EAGAIN, or sl
 _NO_RECORDS = "its stream is one image"
 _ALL_STATES = "the device has all states"
 
+_PART_LOST = "a read() that meets the end of its buffer says EFAULT, and what it copied is lost"
 _FREED = "the data file's calls use memory that was freed"
 _NO_LOG = "the stand-in has no log of what the device writes to"
 _LACKS = {
@@ -64,8 +65,10 @@ KNOWN = {
     KERNEL: Known(
         fails={
             "C17.once": "read() says ENOMSG while the SAVE that was announced still runs",
+            "C25.partial": _PART_LOST,
             "C31.absent": _TRUNCATED,
             "C31.truncated": _TRUNCATED,
+            "C31.ways": _TRUNCATED,
             "C32": _TRUNCATED,
             "C32.record": _TRUNCATED,
         },
@@ -79,6 +82,7 @@ KNOWN = {
     ),
     STOCK: Known(
         fails={
+            "C25.partial": _PART_LOST,
             "C34": _LATE_READER,
             "C35": _LATE_READER,
             "C35.unbind": _LATE_READER,
