@@ -34,7 +34,7 @@ class Known:
         fails: what it does not keep.
         may_fail: what it keeps or not, as a race has it.
         lacks: what is not offered, besides all that needs PRE_COPY where there is none.
-        spared: what would end the kernel, and is not run.
+        spared: what would end the kernel, or spoil what runs after it, and is not run.
         allowed: assertions of the firmware that go with a failure.
     """
 
@@ -52,6 +52,7 @@ _NO_RECORDS = "its stream is one image"
 _ALL_STATES = "the device has all states"
 
 _PART_LOST = "a read() that meets the end of its buffer says EFAULT, and what it copied is lost"
+_LEAK = "a session that ends as its SAVE does keeps its PD, its mkey and its file"
 _FREED = "the data file's calls use memory that was freed"
 _NO_LOG = "the stand-in has no log of what the device writes to"
 _LACKS = {
@@ -82,16 +83,23 @@ KNOWN = {
     ),
     STOCK: Known(
         fails={
+            "C5.session": _LATE_READER,
             "C25.partial": _PART_LOST,
             "C34": _LATE_READER,
             "C35": _LATE_READER,
+            "C35.held": _LATE_READER,
+            "C35.sriov": _LATE_READER,
             "C35.unbind": _LATE_READER,
             "C42": _LATE_READER,
             "initial-save-slow": _LATE_READER,
             "save-slow-close": _LATE_READER,
             "save-slow": "a reader that sleeps is not woken when the session ends",
         },
-        may_fail={"C37": "as save-slow, if a reader happens to sleep"},
+        may_fail={
+            "C37": "as save-slow, if a reader happens to sleep",
+            **dict.fromkeys(("C35.file", "C39.kill", "C42.race", "save-slow-kill"), _LEAK),
+        },
+        spared={"C41.stop": _LEAK},
         lacks={
             **_LACKS,
             "C30.optional": _NO_RECORDS,
