@@ -16,6 +16,7 @@ _LAZY = {
     "migrate": ("mlxtrace.cli_migrate", "Migrate a VF to another through VFIO, and measure it."),
     "precopy": ("mlxtrace.cli_precopy", "Trace live migrations of mlx5 VFs."),
     "report": ("mlxtrace.cli_report", "Print a recording as the live trace printed it."),
+    "stream": ("mlxtrace.cli_stream", "List and check the records of a stream file."),
 }
 
 
@@ -48,7 +49,6 @@ def group() -> None:
     """See and exercise VFIO PRE_COPY live migration of mlx5 virtual functions."""
 
 
-console.planned(group, "stream", "inspect stream files")
 console.planned(group, "validate", "check a driver against the migration contract")
 
 

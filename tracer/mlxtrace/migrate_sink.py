@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from genbindings.errors import Error
 from mlxtrace.migrate_model import Downtime, Migratable, Resuming, Sink, boot_ns
 from mlxtrace.migrate_recover import reset_target
+from mlxtrace.streamcheck import RecordChecksums
 from mlxtrace.streamfile import StreamWriter
 from mlxtrace.vfio import MigrationFlags, State
 
@@ -89,6 +90,7 @@ class FileSink:
         self._header = header
         self._writer: StreamWriter | None = None
         self._trailer: dict[str, Any] = {}
+        self._checksums = RecordChecksums()
 
     def open(self) -> None:
         self._writer = StreamWriter(self._path, self._header)
@@ -96,9 +98,10 @@ class FileSink:
     def write(self, piece: Piece) -> None:
         assert self._writer is not None
         self._writer.write(piece.data)
+        self._checksums.add(piece)
 
     def finish(self, parser: StreamParser) -> None:
-        self._trailer.update(describe_stream(parser))
+        self._trailer.update(describe_stream(parser, self._checksums))
 
     def compare(self, source_hash: str | None) -> str | None:
         self._trailer["state_hash"] = source_hash
@@ -155,7 +158,7 @@ class FlipByte:
         return self._sink.abandon()
 
 
-def describe_stream(parser: StreamParser) -> dict[str, Any]:
+def describe_stream(parser: StreamParser, checksums: RecordChecksums) -> dict[str, Any]:
     """Return the trailer of a stream file: phases and images, offsets and sizes in bytes."""
     phases = [{"state": State.STOP_COPY.name, "offset_bytes": parser.final_from or 0}]
     if parser.final_from:
@@ -168,6 +171,7 @@ def describe_stream(parser: StreamParser) -> dict[str, Any]:
                 "kind": image.kind and image.kind.value,
                 "offset_bytes": image.offset,
                 "size_bytes": image.size_bytes,
+                "crc32": checksums.by_offset.get(image.offset),
             }
             for image in parser.images
         ],

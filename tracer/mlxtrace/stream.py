@@ -116,6 +116,7 @@ class StreamParser:
     _payload: bytearray = field(default_factory=bytearray)
     _missing: int = 0
     _open: Record | None = None
+    _images: int = 0
 
     @property
     def images(self) -> list[Record]:
@@ -177,7 +178,7 @@ class StreamParser:
         """Describe the record being read, or what lies at the current offset."""
         if self._open is not None:
             return self._open.describe()
-        start, index = self.offset - len(self._header), len(self.images) + 1
+        start, index = self.offset - len(self._header), self._images + 1
         return f"image {index} ({self._kind(start, index)}), stream offset {start}"
 
     def _feed_raw(self, view: memoryview) -> Iterator[Piece]:
@@ -214,7 +215,8 @@ class StreamParser:
     def _begin(self, record: Record) -> None:
         """Open ``record``, and say which image it is if it is one."""
         if record.tag == Tag.FW_DATA:
-            record.index = len(self.images) + 1
+            self._images += 1
+            record.index = self._images
             record.kind = self._kind(record.offset, record.index)
         self.records.append(record)
         self._open = record

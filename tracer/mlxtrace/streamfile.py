@@ -23,6 +23,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import struct
 import tempfile
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ class StreamFile:
             Error: the file changed since it was verified, or cannot be read.
         """
         left = self.data_bytes
-        with _explained(f"cannot read {self.path}"), self.path.open("rb") as file:
+        with opened(self.path) as file:
             file.seek(self.data_offset)
             while left:
                 data = file.read(min(left, max_bytes))
@@ -165,8 +166,22 @@ def load(path: Path) -> StreamFile:
         Error: it cannot be read, is not a stream file, was made by a newer version, is cut off
             or is damaged.
     """
-    with _explained(f"cannot read {path}"), path.open("rb") as file:
+    with opened(path) as file:
         return _verify(path, file)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open the regular file ``path`` for reading.
+
+    Raises:
+        Error: it cannot be read, or is something else: opening a pipe would wait.
+    """
+    with _explained(f"cannot read {path}"):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Error(f"{path} is not a regular file", "name a stream file")
+        with path.open("rb") as file:
+            yield file
 
 
 def _verify(path: Path, file: IO[bytes]) -> StreamFile:
