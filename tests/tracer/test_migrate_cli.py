@@ -3,29 +3,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
 from genbindings import console
-from mlxtrace import cli_migrate, devices, vfio
+from mlxtrace import cli_migrate, devices, netaddress, vfio
 from mlxtrace.cli_migrate import command
+from mlxtrace.migrate import nothing
+from mlxtrace.migrate_peer import migrate_to_peer
+from mlxtrace.migrate_receive import migrate_from_peer
+from mlxtrace.netaddress import Address
 from mlxtrace.stream import Kind
 from mlxtrace.vfio import State
+from mlxtrace.wire import Peer
 
 from .fake_device import FakeDevice
 from .fake_faults import Faults
 from .fake_kernel import BDF, OTHER_BDF, FakeKernel
+from .migrate_pair import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from mlxtrace.migrate_model import Result
 
 
 @pytest.fixture
@@ -59,17 +69,20 @@ def vfs(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Give either --source BDF or --from FILE."),
-        (["--source", BDF], "Give either --target BDF or --to FILE."),
-        (["--target", BDF], "Give either --source BDF or --from FILE."),
-        (["--source", BDF, "--from", "x", "--target", OTHER_BDF], "Give either --source"),
-        (["--source", BDF, "--to", "x", "--target", OTHER_BDF], "Give either --target"),
+        ([], "Give one of --source BDF, --from FILE and --listen"),
+        (["--source", BDF], "Give one of --target BDF, --to FILE and --connect"),
+        (["--target", BDF], "Give one of --source BDF, --from FILE and --listen"),
+        (["--source", BDF, "--from", "x", "--target", OTHER_BDF], "Give one of --source"),
+        (["--source", BDF, "--to", "x", "--target", OTHER_BDF], "Give one of --target"),
         (["--from", "x", "--to", "y"], "would only copy a file"),
         (["--source", BDF, "--target", BDF], "are the same device, 0000:01:00.1"),
         (["--source", "01:00.1", "--target", BDF], "are the same device, 0000:01:00.1"),
         (["--source", "eth0", "--target", BDF], "'eth0' is not a device address"),
         (["--source", BDF, "--target", "0000:01:00.8"], "is not a device address"),
-        (["--from", "x", "--target", BDF, "--no-precopy"], "--no-precopy says how to save"),
+        (
+            ["--from", "x", "--target", BDF, "--no-precopy"],
+            "--no-precopy says how to save: it goes with --source",
+        ),
         (["--from", "x", "--target", BDF, "--min-rounds", "1"], "--min-rounds says how"),
         (["--source", BDF, "--to", "x", "--flip-byte", "-1"], "-1 is not in the range"),
         (
@@ -77,6 +90,14 @@ def vfs(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
             "--min-rounds 9 exceeds --max-rounds 3",
         ),
         (["--source", BDF, "--to", "/"], "is a directory"),
+        (["--source", BDF, "--connect", "::1:4444"], "an IPv6 address goes in brackets"),
+        (["--source", BDF, "--connect", "host"], "is not HOST:PORT"),
+        (["--source", BDF, "--connect", "host:http"], "'http' is not a port"),
+        (["--source", BDF, "--connect", "host:0"], "--connect needs the port"),
+        (["--listen", "h:1", "--connect", "h:2"], "would only pass data on"),
+        (["--listen", "h:1", "--target", BDF, "--min-rounds", "1"], "it goes with --source"),
+        (["--listen", "h:1", "--target", BDF, "--flip-byte", "1"], "goes with --listen's other"),
+        (["--source", BDF, "--to", "x", "--peer-timeout", "1"], "goes with --listen or --connect"),
     ],
 )
 def test_usage_errors(arguments: list[str], message: str) -> None:
@@ -161,7 +182,7 @@ def test_text_and_json_file(
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == f"migrated: {BDF} -> {OTHER_BDF}"
-    assert max(map(len, lines)) <= 110
+    assert max(map(len, lines)) <= 126, "the downtime in its parts, each of them long"
     assert any(line.startswith("downtime ") for line in lines)
     assert not any("hash" in line for line in lines), "silent without the lab"
     summary = json.loads(path.read_text())
@@ -205,6 +226,61 @@ def test_through_a_file(
     assert status == 0
     assert out.startswith(f"migrated: {path} -> {OTHER_BDF}")
     assert vfs[BDF].hash() == vfs[OTHER_BDF].hash()
+
+
+def test_between_two_hosts_the_source_connects(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice]
+) -> None:
+    ends: list[Result] = []
+    with netaddress.listen(Address("127.0.0.1", 0)) as listener:
+        target = threading.Thread(
+            target=lambda: ends.append(migrate_from_peer(listener, vfs[OTHER_BDF], 5))
+        )
+        target.start()
+        where = str(netaddress.bound_to(listener))
+        status, out, err = run("--source", BDF, "--connect", where)
+        target.join()
+    assert (status, err) == (0, "")
+    assert out.startswith(f"migrated: {BDF} -> {OTHER_BDF} at {where}\n")
+    assert f"target    {OTHER_BDF} at {where}: RUNNING" in out
+    assert ends[0].error is None
+    assert vfs[BDF].hash() == vfs[OTHER_BDF].hash()
+
+
+def test_between_two_hosts_the_target_listens(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice]
+) -> None:
+    with netaddress.listen(Address("127.0.0.1", 0)) as free:
+        where = netaddress.bound_to(free)
+    ends: list[Result] = []
+
+    def send() -> None:
+        connection = netaddress.connect(where, nothing)
+        with contextlib.closing(Peer(connection, "target", 5, nothing)) as peer:
+            ends.append(migrate_to_peer(vfs[BDF], peer, QUICK))
+
+    source = threading.Thread(target=send)
+    source.start()
+    status, out, err = run("--listen", str(where), "--target", OTHER_BDF)
+    source.join()
+    assert (status, err) == (0, f"listening at {where}\n")
+    assert out.startswith(f"migrated: {BDF} at 127.0.0.1:")
+    assert ends[0].error is None
+    assert f"target    {OTHER_BDF}: RUNNING" in out
+
+
+def test_nobody_listens(
+    run: Callable[..., tuple[int, str, str]],
+    vfs: dict[str, FakeDevice],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(netaddress, "CONNECT_S", 0.1)
+    with netaddress.listen(Address("127.0.0.1", 0)) as free:
+        where = netaddress.bound_to(free)
+    status, _, err = run("--source", BDF, "--connect", str(where))
+    assert status == 1
+    assert f"cannot connect to {where}: Connection refused" in err
+    assert vfs[BDF].closed is False, "it was not opened: that would have reset it"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])

@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from genbindings.console import CONTEXT
 from genbindings.errors import Error, UsageError
 from mlxtrace.devices import lookup, parse_name, require_vfio_driver
+from mlxtrace.netaddress import Address, parse_address
 
 if TYPE_CHECKING:
     from mlxtrace.migrate_model import Options, Result
@@ -26,6 +27,18 @@ def _device_name(
         return None
     try:
         return parse_name(value)
+    except UsageError as error:
+        raise click.BadParameter(f"{error}; {error.hint}", context, parameter) from None
+
+
+def _address(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Address | None:
+    """Return a host and port; anything else is a usage error."""
+    if value is None:
+        return None
+    try:
+        return parse_address(value)
     except UsageError as error:
         raise click.BadParameter(f"{error}; {error.hint}", context, parameter) from None
 
@@ -49,6 +62,26 @@ _ENGINE_OPTIONS = ("no_precopy", "downtime_limit", "min_rounds", "max_rounds", "
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Load the state from a stream file instead of a source.",
+)
+@click.option(
+    "--listen",
+    callback=_address,
+    metavar="HOST:PORT",
+    help="Wait here for a source on another host. [::1]:4444 is IPv6; port 0: any that is free.",
+)
+@click.option(
+    "--connect",
+    callback=_address,
+    metavar="HOST:PORT",
+    help="Migrate to the target of another host, where --listen waits.",
+)
+@click.option(
+    "--peer-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up when the other host says nothing for so long.",
 )
 @click.option("--no-precopy", is_flag=True, help="Stop the source first, then copy.")
 @click.option(
@@ -103,6 +136,9 @@ def command(
     target: str | None,
     to_file: Path | None,
     from_file: Path | None,
+    listen: Address | None,
+    connect: Address | None,
+    peer_timeout: float,
     no_precopy: bool,
     downtime_limit: int,
     min_rounds: int,
@@ -111,21 +147,26 @@ def command(
     json_file: Path | None,
     flip_byte: int | None,
 ) -> int:
-    """Migrate a VF's state to another VF, to a file, or from one.
+    """Migrate a VF's state to another VF, to a file, from one, or to another host.
 
-    Give --source or --from, and --target or --to. The VFs must be bound to mlx5-vfio-pci and not
+    Give where the state comes from (--source, --from or --listen) and where it goes (--target,
+    --to or --connect). The VFs must be bound to mlx5-vfio-pci and not
     be in use. When it is done, the source is stopped and the target runs; both are reset when
     the command closes them. If anything fails, the source runs again and the target is reset.
 
     Exit status: 0 done (and the state hashes are equal, where the lab offers them), 1 failed,
     2 usage.
     """
-    _check_sides(source, target, to_file, from_file)
-    if from_file is not None:
+    _check_sides(source, target, to_file, from_file, listen, connect)
+    if source is None:
         given = [name for name in _ENGINE_OPTIONS if _is_given(context, name)]
         if given:
             option = given[0].replace("_", "-")
-            raise click.UsageError(f"--{option} says how to save: it does not go with --from.")
+            raise click.UsageError(f"--{option} says how to save: it goes with --source only.")
+    if not (listen or connect) and _is_given(context, "peer_timeout"):
+        raise click.UsageError("--peer-timeout goes with --listen or --connect.")
+    if listen is not None and flip_byte is not None:
+        raise click.UsageError("--flip-byte goes with --listen's other side.")
     if min_rounds > max_rounds:
         raise click.UsageError(f"--min-rounds {min_rounds} exceeds --max-rounds {max_rounds}.")
     if json_file is not None and json_file.name != "-" and not json_file.parent.is_dir():
@@ -140,7 +181,13 @@ def command(
         max_rounds=max_rounds,
         data_timeout_s=data_timeout,
     )
-    result = _migrate(source or from_file, target or to_file, options, flip_byte)
+    result = _migrate(
+        source or from_file or listen,
+        target or to_file or connect,
+        options,
+        peer_timeout,
+        flip_byte,
+    )
     _show(result, json_file)
     if result.error is not None:
         raise result.error
@@ -148,15 +195,24 @@ def command(
 
 
 def _check_sides(
-    source: str | None, target: str | None, to_file: Path | None, from_file: Path | None
+    source: str | None,
+    target: str | None,
+    to_file: Path | None,
+    from_file: Path | None,
+    listen: Address | None,
+    connect: Address | None,
 ) -> None:
     """Check that there is one origin, one destination, and that they differ."""
-    if (source is None) == (from_file is None):
-        raise click.UsageError("Give either --source BDF or --from FILE.")
-    if (target is None) == (to_file is None):
-        raise click.UsageError("Give either --target BDF or --to FILE.")
+    if [source, from_file, listen].count(None) != 2:
+        raise click.UsageError("Give one of --source BDF, --from FILE and --listen HOST:PORT.")
+    if [target, to_file, connect].count(None) != 2:
+        raise click.UsageError("Give one of --target BDF, --to FILE and --connect HOST:PORT.")
     if from_file is not None and to_file is not None:
         raise click.UsageError("--from FILE --to FILE would only copy a file: give --target.")
+    if listen is not None and connect is not None:
+        raise click.UsageError("--listen --connect would only pass data on: give --target.")
+    if connect is not None and connect.port == 0:
+        raise click.UsageError("--connect needs the port at which --listen waits.")
     if source is not None and source == target:
         raise click.UsageError(f"--source and --target are the same device, {source}.")
 
@@ -166,36 +222,60 @@ def _is_given(context: click.Context, name: str) -> bool:
 
 
 def _migrate(
-    origin: str | Path | None, destination: str | Path | None, options: Options, flip: int | None
+    origin: str | Path | Address | None,
+    destination: str | Path | Address | None,
+    options: Options,
+    peer_timeout_s: float,
+    flip: int | None,
 ) -> Result:
     """Open what is to be opened and migrate."""
     # Here and not above, so that help and usage errors do not wait for it.
-    from mlxtrace.migrate import migrate_from_file, migrate_to_device, migrate_to_file
+    from mlxtrace import migrate, migrate_peer, migrate_receive, netaddress
     from mlxtrace.migrate_progress import cancelled_by_signals, shown_on_terminal
     from mlxtrace.streamfile import load
     from mlxtrace.vfio import Device
+    from mlxtrace.wire import Peer
 
     with contextlib.ExitStack() as stack:
         check = stack.enter_context(cancelled_by_signals())
         file = load(origin) if isinstance(origin, Path) else None
+        listener = None
+        if isinstance(origin, Address):
+            listener = stack.enter_context(netaddress.listen(origin))
         names = [name for name in (origin, destination) if isinstance(name, str)]
         for name in names:
             # Before any is opened: opening a device resets it.
             require_vfio_driver(lookup(name))
+        if isinstance(destination, Address):
+            # Before that too: there may be nobody.
+            connection = netaddress.connect(destination, check)
+            peer = Peer(connection, str(destination), peer_timeout_s, check)
+            stack.callback(peer.close)
         opened = {name: stack.enter_context(Device.open(name)) for name in names}
+        if listener is not None:
+            click.echo(f"listening at {netaddress.bound_to(listener)}", err=True)
         tell = stack.enter_context(shown_on_terminal())
-        if file is not None:
-            assert isinstance(destination, str)
-            target = opened[destination]
-            return migrate_from_file(file, target, flip_byte=flip, check=check, tell=tell)
-        assert isinstance(origin, str)
-        source = opened[origin]
-        if isinstance(destination, str):
-            return migrate_to_device(
-                source, opened[destination], options, flip_byte=flip, check=check, tell=tell
+        if listener is not None:
+            assert isinstance(destination, str | Path)
+            return migrate_receive.migrate_from_peer(
+                listener,
+                opened[destination] if isinstance(destination, str) else destination,
+                peer_timeout_s,
+                check=check,
+                tell=tell,
+                note=lambda line: click.echo(f"mlxtrace: {line}", err=True),
             )
-        assert destination is not None
-        return migrate_to_file(source, destination, options, flip_byte=flip, check=check, tell=tell)
+        ways: dict[str, Any] = {"flip_byte": flip, "check": check, "tell": tell}
+        if file is not None and isinstance(destination, Address):
+            return migrate_peer.send_file(file, peer, **ways)
+        if file is not None:
+            return migrate.migrate_from_file(file, opened[str(destination)], **ways)
+        source = opened[str(origin)]
+        if isinstance(destination, Address):
+            return migrate_peer.migrate_to_peer(source, peer, options, **ways)
+        if isinstance(destination, Path):
+            return migrate.migrate_to_file(source, destination, options, **ways)
+        return migrate.migrate_to_device(source, opened[str(destination)], options, **ways)
 
 
 def _show(result: Result, json_file: Path | None) -> None:

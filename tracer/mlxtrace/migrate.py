@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from mlxtrace.streamfile import StreamFile
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Go on: nobody wants to cancel."""
 
 
-def _silent(what: str, done_bytes: int, announced_bytes: int) -> None:
+def silent(what: str, done_bytes: int, announced_bytes: int) -> None:
     """Show no progress."""
 
 
@@ -51,8 +51,8 @@ def migrate_to_device(
     options: Options,
     *,
     flip_byte: int | None = None,
-    check: Callable[[], None] = _nothing,
-    tell: Callable[[str, int, int], None] = _silent,
+    check: Callable[[], None] = nothing,
+    tell: Callable[[str, int, int], None] = silent,
 ) -> Result:
     """Migrate ``source`` to ``target``. Afterwards the target runs and the source is stopped.
 
@@ -69,15 +69,15 @@ def migrate_to_device(
     framing = framing_of(source, source_flags)
     if framing is not framing_of(target, target_flags):
         raise Error(
-            f"{source.name} ({source.driver}: {_names(source_flags)}) and {target.name} "
-            f"({target.driver}: {_names(target_flags)}) have different stream formats",
+            f"{source.name} ({source.driver}: {flag_names(source_flags)}) and {target.name} "
+            f"({target.driver}: {flag_names(target_flags)}) have different stream formats",
             "migrate between two VFs whose drivers both offer PRE_COPY, or both do not",
         )
     result = Result(source.name, target.name, framing=framing, flipped_byte_offset=flip_byte)
-    sink = _damaged(DeviceSink(target, target_flags, result.downtime), flip_byte)
+    sink = damaged(DeviceSink(target, target_flags, result.downtime), flip_byte)
     parser = StreamParser(framing)
     run = SourceRun(source, source_flags, sink, options, result, parser, check, tell)
-    _save(run)
+    carry_out(run)
     return result
 
 
@@ -87,8 +87,8 @@ def migrate_to_file(
     options: Options,
     *,
     flip_byte: int | None = None,
-    check: Callable[[], None] = _nothing,
-    tell: Callable[[str, int, int], None] = _silent,
+    check: Callable[[], None] = nothing,
+    tell: Callable[[str, int, int], None] = silent,
 ) -> Result:
     """Save the state of ``source`` in the stream file ``path``. Afterwards it is stopped.
 
@@ -100,9 +100,9 @@ def migrate_to_file(
     flags = source.require_migration()
     framing = framing_of(source, flags)
     result = Result(source.name, str(path), framing=framing, flipped_byte_offset=flip_byte)
-    sink = _damaged(FileSink(path, describe_source(source, flags, framing)), flip_byte)
+    sink = damaged(FileSink(path, describe_source(source, flags, framing)), flip_byte)
     run = SourceRun(source, flags, sink, options, result, StreamParser(framing), check, tell)
-    _save(run)
+    carry_out(run)
     return result
 
 
@@ -111,8 +111,8 @@ def migrate_from_file(
     target: Migratable,
     *,
     flip_byte: int | None = None,
-    check: Callable[[], None] = _nothing,
-    tell: Callable[[str, int, int], None] = _silent,
+    check: Callable[[], None] = nothing,
+    tell: Callable[[str, int, int], None] = silent,
 ) -> Result:
     """Load a stream file into ``target``, which runs afterwards.
 
@@ -122,21 +122,30 @@ def migrate_from_file(
         Error: the target offers no migration or has another stream format; it was not touched.
     """
     flags = target.require_migration()
-    try:
-        framing = Framing(file.header["framing"])
-        parser = StreamParser(framing, final_from(file.trailer))
-    except (KeyError, ValueError, TypeError):
-        raise Error(f"{file.path}: its description lacks what is needed to load it") from None
+    parser = parser_of(file)
+    framing = parser.framing
     if framing is not framing_of(target, flags):
         raise Error(
             f"{file.path} holds a stream of format {framing}, {target.name} ({target.driver}: "
-            f"{_names(flags)}) takes another",
+            f"{flag_names(flags)}) takes another",
             "load it into a VF whose driver offers what the source's did",
         )
     result = Result(str(file.path), target.name, framing=framing, flipped_byte_offset=flip_byte)
-    sink = _damaged(DeviceSink(target, flags, result.downtime), flip_byte)
-    _load(file, parser, sink, result, check, tell)
+    sink = damaged(DeviceSink(target, flags, result.downtime), flip_byte)
+    feed(file, parser, sink, result, check, tell)
     return result
+
+
+def parser_of(file: StreamFile) -> StreamParser:
+    """Return a parser for the stream in ``file``.
+
+    Raises:
+        Error: the file does not say what is needed for that.
+    """
+    try:
+        return StreamParser(Framing(file.header["framing"]), final_from(file.trailer))
+    except (KeyError, ValueError, TypeError):
+        raise Error(f"{file.path}: its description lacks what is needed to load it") from None
 
 
 def describe_source(device: Migratable, flags: MigrationFlags, framing: Framing) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def describe_source(device: Migratable, flags: MigrationFlags, framing: Framing)
     }
 
 
-def _save(run: SourceRun) -> None:
+def carry_out(run: SourceRun) -> None:
     """Carry the migration out; on failure leave both sides usable and note it in the result."""
     result, device, sink = run.result, run.device, run.sink
     result.started_boot_ns = boot_ns()
@@ -167,28 +176,28 @@ def _save(run: SourceRun) -> None:
             run.precopy()
         run.stop_and_copy()
         sink.finish(run.parser)
-        _compare(sink, state_hash(device.name), result)
+        compare(sink, state_hash(device.name), result)
         run.check()
         result.target_state = sink.start()
         result.source_state = retire_source(device)
     except Error as error:
-        result.error = _cause(error, run.check)
-        _undo_save(run)
+        result.error = cause_of(error, run.check)
+        _undo(run)
     except BaseException:
-        _undo_save(run)
+        _undo(run)
         raise
     finally:
         run.close()
         result.total_ns = boot_ns() - result.started_boot_ns
 
 
-def _undo_save(run: SourceRun) -> None:
+def _undo(run: SourceRun) -> None:
     """Let the source run again and the target forget: in this order, it is the one in use."""
     run.result.source_state = resume_source(run.device)
     run.result.target_state = run.sink.abandon()
 
 
-def _cause(error: Error, check: Callable[[], None]) -> MigrationError:
+def cause_of(error: Error, check: Callable[[], None]) -> MigrationError:
     """Return why a migration ended: a signal makes calls fail, and then it is the reason."""
     try:
         check()
@@ -197,7 +206,7 @@ def _cause(error: Error, check: Callable[[], None]) -> MigrationError:
     return MigrationError.of(error)
 
 
-def _load(
+def feed(
     file: StreamFile,
     parser: StreamParser,
     sink: Sink,
@@ -216,11 +225,11 @@ def _load(
             tell("loading", result.read_bytes, file.data_bytes)
         parser.finish()
         sink.finish(parser)
-        _compare(sink, file.trailer.get("state_hash"), result)
+        compare(sink, file.trailer.get("state_hash"), result)
         check()
         result.target_state = sink.start()
     except Error as error:
-        result.error = _cause(error, check)
+        result.error = cause_of(error, check)
         result.target_state = sink.abandon()
     except BaseException:
         sink.abandon()
@@ -229,7 +238,7 @@ def _load(
         result.total_ns = boot_ns() - result.started_boot_ns
 
 
-def _compare(sink: Sink, source_hash: str | None, result: Result) -> None:
+def compare(sink: Sink, source_hash: str | None, result: Result) -> None:
     """Compare the hashes of the saved and the loaded state, where there are any.
 
     Raises:
@@ -246,11 +255,11 @@ def _compare(sink: Sink, source_hash: str | None, result: Result) -> None:
         )
 
 
-def _damaged(sink: Sink, flip_byte: int | None) -> Sink:
+def damaged(sink: Sink, flip_byte: int | None) -> Sink:
     """Return ``sink``, behind one that damages a byte if that is wanted."""
     return sink if flip_byte is None else FlipByte(sink, flip_byte)
 
 
-def _names(flags: MigrationFlags) -> str:
+def flag_names(flags: MigrationFlags) -> str:
     """Return ``STOP_COPY P2P PRE_COPY``, or those of them that are set."""
     return " ".join(flag.name or "" for flag in flags)

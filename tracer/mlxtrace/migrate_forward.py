@@ -38,6 +38,9 @@ def forward(
         try:
             sink.write(piece)
         except Error as error:
+            if isinstance(error, MigrationError) and error.record is not None:
+                # A target on another host read behind: it knows better where it was.
+                raise
             where = piece.record.describe() if piece.record else parser.where()
             raise MigrationError(
                 f"{error}, in {where}",

@@ -284,11 +284,17 @@ def summary(result: Result) -> dict[str, Any]:
     if (error := result.error) is not None:
         lines["error"] = str(error)
         lines["errno"] = error.errno
-        record = error.record
-        lines["failed_image"] = record and {
-            "index": record.index,
-            "kind": record.kind and record.kind.value,
-            "offset_bytes": record.offset,
-            "size_bytes": record.size_bytes,
-        }
+        lines["failed_image"] = image_of(error.record)
     return lines
+
+
+def image_of(record: Record | None) -> dict[str, Any] | None:
+    """Return ``record`` as a summary has it."""
+    if record is None:
+        return None
+    return {
+        "index": record.index,
+        "kind": record.kind and record.kind.value,
+        "offset_bytes": record.offset,
+        "size_bytes": record.size_bytes,
+    }
