@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -18,8 +19,10 @@ from click.testing import CliRunner
 from genbindings import console
 from mlxtrace import cli_migrate, devices, netaddress, vfio
 from mlxtrace.cli_migrate import command
-from mlxtrace.migrate import nothing
+from mlxtrace.migrate import migrate_to_device, nothing
 from mlxtrace.migrate_peer import migrate_to_peer
+from mlxtrace.migrate_policy import StopReason
+from mlxtrace.migrate_progress import shown_on_terminal
 from mlxtrace.migrate_receive import migrate_from_peer
 from mlxtrace.netaddress import Address
 from mlxtrace.stream import Kind
@@ -98,6 +101,22 @@ def vfs(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
         (["--listen", "h:1", "--target", BDF, "--min-rounds", "1"], "it goes with --source"),
         (["--listen", "h:1", "--target", BDF, "--flip-byte", "1"], "goes with --listen's other"),
         (["--source", BDF, "--to", "x", "--peer-timeout", "1"], "goes with --listen or --connect"),
+        (["--source", BDF, "--to", "x", "--policy", "rounds"], "needs their number"),
+        (["--source", BDF, "--to", "x", "--policy", "rounds", "-1"], "No such option"),
+        (["--source", BDF, "--to", "x", "--policy", "rounds", "many"], "not a valid integer"),
+        (["--source", BDF, "--to", "x", "--policy", "qemu", "3"], "Unexpected argument 3"),
+        (["--source", BDF, "--to", "x", "3"], "Unexpected argument 3"),
+        (["--source", BDF, "--to", "x", "--policy", "never"], "is not one of 'immediate'"),
+        (["--source", BDF, "--to", "x", "--policy", "qemu", "--no-precopy"], "nothing to decide"),
+        (
+            ["--source", BDF, "--to", "x", "--policy", "immediate", "--max-rounds", "3"],
+            "--max-rounds does not go with --policy immediate",
+        ),
+        (["--source", BDF, "--to", "x", "--switchover-bandwidth", "1G"], "goes with --policy qemu"),
+        (["--source", BDF, "--to", "x", "--bandwidth-limit", "fast"], "is not a bandwidth"),
+        (["--source", BDF, "--to", "x", "--bandwidth-limit", "1"], "1K is the least"),
+        (["--listen", "h:1", "--target", BDF, "--bandwidth-limit", "1G"], "goes with --listen's"),
+        (["--from", "x", "--target", BDF, "--policy", "qemu"], "--policy says how to save"),
     ],
 )
 def test_usage_errors(arguments: list[str], message: str) -> None:
@@ -213,6 +232,76 @@ def test_a_damaged_byte_is_one_line_with_the_image(
     assert f"target    {OTHER_BDF}: reset (RUNNING)" in out
     assert "damaged   the byte at stream offset 200" in out
     assert vfs[OTHER_BDF].resets == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "middle", "reason"),
+    [
+        (["immediate"], 0, StopReason.IMMEDIATE),
+        (["rounds", "0"], 0, StopReason.ROUNDS),
+        (["rounds", "5"], 5, StopReason.ROUNDS),
+        (["qemu", "--switchover-bandwidth", "1G"], 0, StopReason.CONVERGED),
+        (
+            ["qemu", "--switchover-bandwidth", "1G", "--min-rounds", "1"],
+            1,
+            StopReason.CONVERGED,
+        ),
+        (["qemu", "--downtime-limit", "0", "--max-rounds", "3"], 3, StopReason.MAX_ROUNDS),
+    ],
+)
+def test_policies(
+    run: Callable[..., tuple[int, str, str]],
+    vfs: dict[str, FakeDevice],
+    policy: list[str],
+    middle: int,
+    reason: StopReason,
+) -> None:
+    words = ["--source", BDF, "--target", OTHER_BDF, "--json", "-", "--policy", *policy]
+    status, out, _ = run(*words)
+    line = json.loads(out)
+    assert status == 0
+    assert (line["policy"], line["middle_images"]) == (policy[0], middle)
+    assert (line["initial_images"], line["final_images"]) == (1, 1)
+    assert line["stop_reason"] == reason
+    assert vfs[BDF].hash() == vfs[OTHER_BDF].hash()
+
+
+def test_the_numbers_of_a_decision_are_shown(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice]
+) -> None:
+    words = ["--source", BDF, "--target", OTHER_BDF]
+    _, out, _ = run(*words, "--policy", "qemu", "--switchover-bandwidth", "1M")
+    size = len(vfs[BDF].memory) * 64
+    assert f"policy    qemu: {size / 1024:.1f} KiB to send, 307.2 KiB fit in 300.0 ms" in out
+    assert out.splitlines()[-1].startswith("target")
+
+
+def test_a_bandwidth_limit_is_kept(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice]
+) -> None:
+    _, out, _ = run(
+        *("--source", BDF, "--target", OTHER_BDF, "--no-precopy"),
+        *("--bandwidth-limit", "20K", "--json", "-"),
+    )
+    line = json.loads(out)
+    assert line["bandwidth_limit_bytes_per_s"] == 20 << 10
+    # Of the last part nobody waits for the end.
+    assert line["total_ns"] >= (line["read_bytes"] / (20 << 10) - 1 / 20) * 1e9
+    assert vfs[BDF].hash() == vfs[OTHER_BDF].hash()
+
+
+def test_a_bar_on_a_terminal(vfs: dict[str, FakeDevice], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", shown := Terminal())
+    with shown_on_terminal() as tell:
+        migrate_to_device(vfs[BDF], vfs[OTHER_BDF], QUICK, tell=tell)
+        tell("middle", 2 << 20, 1 << 20)
+    assert "2.0 MiB of 1.0 MiB" in shown.getvalue()
+    assert "━" in shown.getvalue()
 
 
 def test_through_a_file(

@@ -205,7 +205,7 @@ def test_any_stream_arrives(
 
 @given(at=st.integers(0, 12_000), side=st.sampled_from(["source", "target"]))
 @settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_peer_that_is_gone_after_any_byte_leaves_both_usable(at: int, side: str) -> None:
     source, target = pair()
@@ -221,7 +221,7 @@ def test_a_peer_that_is_gone_after_any_byte_leaves_both_usable(at: int, side: st
         stop.set()
 
     # A source that is gone in its greeting makes the target wait for another.
-    timer = threading.Timer(0.4, give_up_waiting)
+    timer = threading.Timer(0.25, give_up_waiting)
     timer.start()
     try:
         ends = migrate_between(source, target, target_check=until_stopped, **cut)
@@ -232,7 +232,7 @@ def test_a_peer_that_is_gone_after_any_byte_leaves_both_usable(at: int, side: st
 
 @given(after=st.integers(0, 150), side=st.sampled_from(["source", "target"]))
 @settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_cancelling_either_side_at_any_moment_leaves_both_usable(after: int, side: str) -> None:
     source, target = pair()
@@ -251,7 +251,7 @@ def test_cancelling_either_side_at_any_moment_leaves_both_usable(after: int, sid
             if gone.is_set():
                 raise MigrationError("cancelled by SIGINT")
 
-        timer = threading.Timer(0.4, gone.set)
+        timer = threading.Timer(0.25, gone.set)
         timer.start()
         ends = migrate_between(source, target, source_check=check, target_check=until_gone)
         timer.cancel()

@@ -13,6 +13,7 @@ import click
 from genbindings.console import CONTEXT
 from genbindings.errors import Error, UsageError
 from mlxtrace.devices import lookup, parse_name, require_vfio_driver
+from mlxtrace.migrate_limit import parse_rate
 from mlxtrace.netaddress import Address, parse_address
 
 if TYPE_CHECKING:
@@ -43,7 +44,18 @@ def _address(
         raise click.BadParameter(f"{error}; {error.hint}", context, parameter) from None
 
 
-_ENGINE_OPTIONS = ("no_precopy", "downtime_limit", "min_rounds", "max_rounds", "data_timeout")
+def _rate(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Return a bandwidth in bytes a second; anything else is a usage error."""
+    if value is None:
+        return None
+    try:
+        return parse_rate(value)
+    except UsageError as error:
+        raise click.BadParameter(f"{error}; {error.hint}", context, parameter) from None
+
+
+_RULE_OPTIONS = ("downtime_limit", "min_rounds", "max_rounds", "switchover_bandwidth")
+_SAVE_OPTIONS = ("no_precopy", "policy", *_RULE_OPTIONS, "data_timeout")
 
 
 @click.command("migrate", context_settings=CONTEXT)
@@ -85,6 +97,13 @@ _ENGINE_OPTIONS = ("no_precopy", "downtime_limit", "min_rounds", "max_rounds", "
 )
 @click.option("--no-precopy", is_flag=True, help="Stop the source first, then copy.")
 @click.option(
+    "--policy",
+    type=click.Choice(["immediate", "rounds", "qemu"]),
+    help="When to stop the source: at once; after N middle images (--policy rounds N); or when "
+    "QEMU would. Otherwise when what the driver reports dirty fits in the downtime limit.",
+)
+@click.argument("rounds", metavar="[N]", required=False, type=click.IntRange(min=0))
+@click.option(
     "--downtime-limit",
     type=click.IntRange(min=0),
     default=300,
@@ -98,7 +117,8 @@ _ENGINE_OPTIONS = ("no_precopy", "downtime_limit", "min_rounds", "max_rounds", "
     default=2,
     show_default=True,
     metavar="N",
-    help="Middle images to send before that; fewer only if nothing changes any more.",
+    help="Middle images to send before that; fewer only if nothing changes any more. With "
+    "--policy qemu it is 0.",
 )
 @click.option(
     "--max-rounds",
@@ -107,6 +127,18 @@ _ENGINE_OPTIONS = ("no_precopy", "downtime_limit", "min_rounds", "max_rounds", "
     show_default=True,
     metavar="N",
     help="Stop after so many middle rounds, whatever is left.",
+)
+@click.option(
+    "--switchover-bandwidth",
+    callback=_rate,
+    metavar="RATE",
+    help="With --policy qemu: reckon with this bandwidth instead of the one measured.",
+)
+@click.option(
+    "--bandwidth-limit",
+    callback=_rate,
+    metavar="RATE",
+    help="Pass on no more than this in a second: 500K, 100M, 1G (bytes) or 10Gbit.",
 )
 @click.option(
     "--data-timeout",
@@ -140,9 +172,13 @@ def command(
     connect: Address | None,
     peer_timeout: float,
     no_precopy: bool,
+    policy: str | None,
+    rounds: int | None,
     downtime_limit: int,
     min_rounds: int,
     max_rounds: int,
+    switchover_bandwidth: float | None,
+    bandwidth_limit: float | None,
     data_timeout: float,
     json_file: Path | None,
     flip_byte: int | None,
@@ -159,27 +195,34 @@ def command(
     """
     _check_sides(source, target, to_file, from_file, listen, connect)
     if source is None:
-        given = [name for name in _ENGINE_OPTIONS if _is_given(context, name)]
-        if given:
-            option = given[0].replace("_", "-")
-            raise click.UsageError(f"--{option} says how to save: it goes with --source only.")
+        _refuse(context, _SAVE_OPTIONS, "says how to save: it goes with --source only.")
     if not (listen or connect) and _is_given(context, "peer_timeout"):
         raise click.UsageError("--peer-timeout goes with --listen or --connect.")
     if listen is not None and flip_byte is not None:
         raise click.UsageError("--flip-byte goes with --listen's other side.")
+    if listen is not None and bandwidth_limit is not None:
+        raise click.UsageError("--bandwidth-limit goes with --listen's other side.")
+    _check_policy(context, policy, rounds, no_precopy)
+    if policy == "qemu" and not _is_given(context, "min_rounds"):
+        min_rounds = 0
     if min_rounds > max_rounds:
         raise click.UsageError(f"--min-rounds {min_rounds} exceeds --max-rounds {max_rounds}.")
     if json_file is not None and json_file.name != "-" and not json_file.parent.is_dir():
         raise Error(f"cannot write {json_file}: no such directory {json_file.parent}")
 
     from mlxtrace.migrate_model import Options
+    from mlxtrace.migrate_policy import Policy
 
     options = Options(
         precopy=not no_precopy,
+        policy=Policy(policy or Policy.ESTIMATE),
+        rounds=rounds or 0,
         downtime_limit_s=downtime_limit / 1000,
         min_rounds=min_rounds,
         max_rounds=max_rounds,
         data_timeout_s=data_timeout,
+        switchover_bandwidth=switchover_bandwidth,
+        bandwidth_limit=bandwidth_limit,
     )
     result = _migrate(
         source or from_file or listen,
@@ -215,6 +258,29 @@ def _check_sides(
         raise click.UsageError("--connect needs the port at which --listen waits.")
     if source is not None and source == target:
         raise click.UsageError(f"--source and --target are the same device, {source}.")
+
+
+def _check_policy(
+    context: click.Context, policy: str | None, rounds: int | None, no_precopy: bool
+) -> None:
+    """Check that what was given besides --policy goes with it."""
+    if policy is not None and no_precopy:
+        raise click.UsageError("--no-precopy leaves --policy nothing to decide.")
+    if policy == "rounds" and rounds is None:
+        raise click.UsageError("--policy rounds needs their number: --policy rounds 3.")
+    if policy != "rounds" and rounds is not None:
+        raise click.UsageError(f"Unexpected argument {rounds}: only --policy rounds takes one.")
+    if policy in ("immediate", "rounds"):
+        _refuse(context, _RULE_OPTIONS, f"does not go with --policy {policy}.")
+    if policy != "qemu":
+        _refuse(context, ("switchover_bandwidth",), "goes with --policy qemu.")
+
+
+def _refuse(context: click.Context, names: tuple[str, ...], why: str) -> None:
+    """Refuse the first of the options ``names`` that was given."""
+    for name in names:
+        if _is_given(context, name):
+            raise click.UsageError(f"--{name.replace('_', '-')} {why}")
 
 
 def _is_given(context: click.Context, name: str) -> bool:
@@ -265,11 +331,13 @@ def _migrate(
                 tell=tell,
                 note=lambda line: click.echo(f"mlxtrace: {line}", err=True),
             )
+        limit = options.bandwidth_limit
         ways: dict[str, Any] = {"flip_byte": flip, "check": check, "tell": tell}
         if file is not None and isinstance(destination, Address):
-            return migrate_peer.send_file(file, peer, **ways)
+            return migrate_peer.send_file(file, peer, bandwidth_limit=limit, **ways)
         if file is not None:
-            return migrate.migrate_from_file(file, opened[str(destination)], **ways)
+            target = opened[str(destination)]
+            return migrate.migrate_from_file(file, target, bandwidth_limit=limit, **ways)
         source = opened[str(origin)]
         if isinstance(destination, Address):
             return migrate_peer.migrate_to_peer(source, peer, options, **ways)

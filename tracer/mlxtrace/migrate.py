@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from genbindings import __version__
 from genbindings.errors import Error
 from mlxtrace.migrate_forward import forward
+from mlxtrace.migrate_limit import LimitedSink
 from mlxtrace.migrate_model import (
     Migratable,
     MigrationError,
@@ -74,7 +75,9 @@ def migrate_to_device(
             "migrate between two VFs whose drivers both offer PRE_COPY, or both do not",
         )
     result = Result(source.name, target.name, framing=framing, flipped_byte_offset=flip_byte)
-    sink = damaged(DeviceSink(target, target_flags, result.downtime), flip_byte)
+    sink = shaped(
+        DeviceSink(target, target_flags, result.downtime), flip_byte, options.bandwidth_limit, check
+    )
     parser = StreamParser(framing)
     run = SourceRun(source, source_flags, sink, options, result, parser, check, tell)
     carry_out(run)
@@ -100,7 +103,8 @@ def migrate_to_file(
     flags = source.require_migration()
     framing = framing_of(source, flags)
     result = Result(source.name, str(path), framing=framing, flipped_byte_offset=flip_byte)
-    sink = damaged(FileSink(path, describe_source(source, flags, framing)), flip_byte)
+    file = FileSink(path, describe_source(source, flags, framing))
+    sink = shaped(file, flip_byte, options.bandwidth_limit, check)
     run = SourceRun(source, flags, sink, options, result, StreamParser(framing), check, tell)
     carry_out(run)
     return result
@@ -110,13 +114,16 @@ def migrate_from_file(
     file: StreamFile,
     target: Migratable,
     *,
+    bandwidth_limit: float | None = None,
     flip_byte: int | None = None,
     check: Callable[[], None] = nothing,
     tell: Callable[[str, int, int], None] = silent,
 ) -> Result:
     """Load a stream file into ``target``, which runs afterwards.
 
-    The arguments are those of :func:`migrate_to_device`.
+    Args:
+        bandwidth_limit: most bytes a second to load; ``None``: no limit.
+        flip_byte, check, tell: as in :func:`migrate_to_device`.
 
     Raises:
         Error: the target offers no migration or has another stream format; it was not touched.
@@ -131,7 +138,8 @@ def migrate_from_file(
             "load it into a VF whose driver offers what the source's did",
         )
     result = Result(str(file.path), target.name, framing=framing, flipped_byte_offset=flip_byte)
-    sink = damaged(DeviceSink(target, flags, result.downtime), flip_byte)
+    device = DeviceSink(target, flags, result.downtime)
+    sink = shaped(device, flip_byte, bandwidth_limit, check)
     feed(file, parser, sink, result, check, tell)
     return result
 
@@ -166,6 +174,7 @@ def carry_out(run: SourceRun) -> None:
     """Carry the migration out; on failure leave both sides usable and note it in the result."""
     result, device, sink = run.result, run.device, run.sink
     result.started_boot_ns = boot_ns()
+    result.options = run.options
     result.precopy = run.options.precopy and MigrationFlags.PRE_COPY in run.flags
     with suppress(VfioError):
         result.stop_copy_estimate_bytes = device.stop_copy_bytes()
@@ -255,9 +264,15 @@ def compare(sink: Sink, source_hash: str | None, result: Result) -> None:
         )
 
 
-def damaged(sink: Sink, flip_byte: int | None) -> Sink:
-    """Return ``sink``, behind one that damages a byte if that is wanted."""
-    return sink if flip_byte is None else FlipByte(sink, flip_byte)
+def shaped(
+    sink: Sink, flip_byte: int | None, bandwidth_limit: float | None, check: Callable[[], None]
+) -> Sink:
+    """Return ``sink``, behind one that damages a byte and one that slows down, where wanted."""
+    if flip_byte is not None:
+        sink = FlipByte(sink, flip_byte)
+    if bandwidth_limit is not None:
+        sink = LimitedSink(sink, bandwidth_limit, check)
+    return sink
 
 
 def flag_names(flags: MigrationFlags) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from genbindings.errors import Error
 from mlxtrace.devices import MLX5_DRIVER
+from mlxtrace.migrate_policy import Decision, Policy
 from mlxtrace.stream import Framing, Kind, Piece, Record
 from mlxtrace.vfio import End, MigrationFlags, PrecopyInfo, State, VfioError
 
@@ -82,6 +83,8 @@ class Options:
 
     Attributes:
         precopy: use PRE_COPY where the device offers it.
+        policy: what decides when to stop.
+        rounds: middle rounds to make, for Policy.ROUNDS.
         downtime_limit_s: allowed downtime, for the decision to stop (QEMU's default is 0.3).
         min_rounds: middle images to send at least before stopping.
         max_rounds: middle rounds after which to stop though the device changes too fast.
@@ -90,10 +93,15 @@ class Options:
         idle_pause_s: pause after a report of nothing dirty.
         data_timeout_s: how long to wait for data that the driver announced. A firmware command
             may take 60 s before mlx5_core gives it up.
+        switchover_bandwidth: bytes a second to reckon with, for Policy.QEMU; ``None``: as
+            measured.
+        bandwidth_limit: most bytes a second to pass on; ``None``: no limit.
         ask_again_s: after how long without any of that data to ask whether it will come at all.
     """
 
     precopy: bool = True
+    policy: Policy = Policy.ESTIMATE
+    rounds: int = 0
     downtime_limit_s: float = 0.3
     min_rounds: int = 2
     max_rounds: int = 30
@@ -101,6 +109,8 @@ class Options:
     idle_pause_s: float = 0.05
     data_timeout_s: float = 70.0
     ask_again_s: float = 1.0
+    switchover_bandwidth: float | None = None
+    bandwidth_limit: float | None = None
 
 
 @dataclass
@@ -155,6 +165,7 @@ class Result:
 
     ``source`` and ``target`` are device names or file names. ``*_state`` say how each was left,
     in words. ``state_hashes`` holds the source's and the target's, ``None`` where not known.
+    ``options`` is how the source was saved, ``None`` where that was not done here.
     """
 
     source: str
@@ -170,7 +181,9 @@ class Result:
     temporary_ends: int = 0
     final_ends: int = 0
     stop_copy_estimate_bytes: int | None = None
+    options: Options | None = None
     stop_reason: str = ""
+    decision: Decision = field(default_factory=Decision)
     precopy_ns: int = 0
     total_ns: int = 0
     downtime: Downtime = field(default_factory=Downtime)
@@ -233,7 +246,7 @@ def summary(result: Result) -> dict[str, Any]:
     """Return the machine-readable summary of ``result`` (docs/migrate.md has the keys)."""
     source_hash, target_hash = result.state_hashes
     both = source_hash is not None and target_hash is not None
-    downtime = result.downtime
+    downtime, options, decision = result.downtime, result.options, result.decision
     lines: dict[str, Any] = {
         "type": "summary",
         "bdf": result.source,
@@ -254,7 +267,13 @@ def summary(result: Result) -> dict[str, Any]:
         "temporary_ends": result.temporary_ends,
         "final_ends": result.final_ends,
         "stop_copy_estimate_bytes": result.stop_copy_estimate_bytes,
+        "policy": options and options.policy.value,
+        "downtime_limit_ns": options and round(options.downtime_limit_s * 1e9),
+        "bandwidth_limit_bytes_per_s": options and options.bandwidth_limit,
         "stop_reason": result.stop_reason,
+        "remaining_bytes": decision.remaining_bytes,
+        "bandwidth_bytes_per_s": decision.bandwidth_bytes_per_s,
+        "threshold_bytes": decision.threshold_bytes,
         "rounds": [
             {
                 "kind": each.kind.value,

@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from genbindings.errors import Error
-from mlxtrace.migrate import carry_out, damaged, describe_source, feed, nothing, parser_of, silent
+from mlxtrace.migrate import carry_out, describe_source, feed, nothing, parser_of, shaped, silent
 from mlxtrace.migrate_model import MigrationError, Result, boot_ns, framing_of
 from mlxtrace.migrate_source import SourceRun
 from mlxtrace.stream import Framing, Kind, Record, StreamParser
@@ -55,7 +55,8 @@ def migrate_to_peer(
     )
     sink = PeerSink(peer, result)
     parser = StreamParser(framing)
-    run = SourceRun(source, flags, damaged(sink, flip_byte), options, result, parser, check, tell)
+    into = shaped(sink, flip_byte, options.bandwidth_limit, check)
+    run = SourceRun(source, flags, into, options, result, parser, check, tell)
     carry_out(run)
     sink.conclude()
     return result
@@ -65,6 +66,7 @@ def send_file(
     file: StreamFile,
     peer: Peer,
     *,
+    bandwidth_limit: float | None = None,
     flip_byte: int | None = None,
     check: Callable[[], None] = nothing,
     tell: Callable[[str, int, int], None] = silent,
@@ -79,7 +81,8 @@ def send_file(
     target = _target(peer, theirs)
     result = Result(str(file.path), target, framing=parser.framing, flipped_byte_offset=flip_byte)
     sink = PeerSink(peer, result)
-    feed(file, parser, damaged(sink, flip_byte), result, check, tell)
+    into = shaped(sink, flip_byte, bandwidth_limit, check)
+    feed(file, parser, into, result, check, tell)
     sink.conclude()
     return result
 

@@ -46,21 +46,36 @@ def cancelled_by_signals() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def shown_on_terminal() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that shows the current round on stderr, if that is a terminal.
+    """Yield a function that shows a bar for the current round on stderr, if that is a terminal.
 
     It takes what is read, the bytes read in this round and the bytes announced for it
-    (0 if not known).
+    (0 if not known: the bar then only shows that something moves).
     """
     if not sys.stderr.isatty():
         yield lambda _kind, _done, _announced: None
         return
     # Only here: in an emulated guest rich takes seconds to import.
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status("starting") as status:
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TextColumn("{task.fields[bytes]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("waiting", total=None, bytes="")
 
         def tell(what: str, done_bytes: int, announced_bytes: int) -> None:
             of = f" of {format_bytes(announced_bytes)}" if announced_bytes else ""
-            status.update(f"{what}: {format_bytes(done_bytes)}{of}")
+            progress.update(
+                task,
+                description=what,
+                completed=done_bytes,
+                # More may come than was announced: the device changes meanwhile.
+                total=max(announced_bytes, done_bytes) if announced_bytes else None,
+                bytes=f"{format_bytes(done_bytes)}{of}",
+            )
 
         yield tell

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlxtrace.migrate_policy import Policy
 from mlxtrace.stream import Kind
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def _totals(result: Result) -> Iterator[str]:
             f"pre-copy  {format_ns(result.precopy_ns)}, {result.ioctls} precopy ioctls; "
             f"ended: {result.stop_reason}"
         )
+    yield from _policy(result)
     down = result.downtime
     if down.stop_ns and not result.error:
         parts = {
@@ -90,6 +92,24 @@ def _totals(result: Result) -> Iterator[str]:
         split = " + ".join(f"{name} {format_ns(spent)}" for name, spent in parts.items() if spent)
         yield f"downtime  {format_ns(down.total_ns)} = {split}"
     yield f"in all    {format_ns(result.total_ns)}"
+
+
+def _policy(result: Result) -> Iterator[str]:
+    """What was compared, and by which rule, where it is not the usual one."""
+    options, said = result.options, result.decision
+    if options is None or not result.precopy or options.policy is Policy.ESTIMATE:
+        return
+    rule = (
+        f"{options.policy} {options.rounds}" if options.policy is Policy.ROUNDS else options.policy
+    )
+    line = f"policy    {rule}"
+    if said.remaining_bytes is not None and said.threshold_bytes is not None:
+        line += (
+            f": {format_bytes(said.remaining_bytes)} to send, {format_bytes(said.threshold_bytes)} "
+            f"fit in {format_ns(round(options.downtime_limit_s * 1e9))} at "
+            f"{format_bytes(said.bandwidth_bytes_per_s or 0)}/s"
+        )
+    yield line
 
 
 def _hashes(result: Result) -> Iterator[str]:

@@ -20,7 +20,14 @@ from mlxtrace.migrate_model import (
     Sink,
     boot_ns,
 )
-from mlxtrace.migrate_policy import Progress, StopReason, reason_to_stop
+from mlxtrace.migrate_policy import (
+    UNKNOWN_STOP_COPY_BYTES,
+    Policy,
+    Progress,
+    RecentBandwidth,
+    StopReason,
+    reason_to_stop,
+)
 from mlxtrace.stream import Kind, StreamParser
 from mlxtrace.vfio import End, MigrationFlags, PrecopyInfo, State, VfioError
 
@@ -57,6 +64,9 @@ class SourceRun:
     _stream: Saving | None = field(default=None, init=False)
     _asked: float = field(default=0.0, init=False)
     """When the driver was last asked, on the monotonic clock in seconds."""
+    _recent: RecentBandwidth = field(default_factory=RecentBandwidth, init=False)
+    _unread: int = field(default=0, init=False)
+    """Bytes left unread when pre-copy ends, where PRE_COPY_P2P is not there to ask in."""
 
     def precopy(self) -> None:
         """Enter PRE_COPY and send images until it is time to stop.
@@ -66,22 +76,43 @@ class SourceRun:
         """
         began = boot_ns()
         self._stream = self.device.save(State.PRE_COPY)
+        if self.options.policy is Policy.IMMEDIATE:
+            reason = StopReason.IMMEDIATE
+            if MigrationFlags.P2P not in self.flags:
+                self._unread = self._precopy_info().pending_bytes
+        else:
+            reason = self._rounds()
+        self.result.stop_reason = reason.value
+        self.result.precopy_ns = boot_ns() - began
+
+    def _rounds(self) -> StopReason:
+        """Read the initial image and middle ones until it is time to stop, and say why it is."""
         self._round(Kind.INITIAL)
         middle_rounds = idle_reports = 0
-        reason: StopReason | None = None
-        while reason is None:
+        dirty: int | None = None
+        while True:
             self.check()
+            mean, recent = self._bandwidth(), self._recent.bytes_per_s()
+            progress = Progress(middle_rounds, dirty, mean, idle_reports, recent)
+            reason = reason_to_stop(
+                progress, self.options, self.result.decision, self._stop_copy_bytes
+            )
+            if reason is not None:
+                return reason
+            if idle_reports:
+                time.sleep(self.options.idle_pause_s)
             dirty = self._round(Kind.MIDDLE)
             if dirty:
                 middle_rounds, idle_reports = middle_rounds + 1, 0
             else:
                 idle_reports += 1
-            progress = Progress(middle_rounds, dirty, self._bandwidth(), idle_reports)
-            reason = reason_to_stop(progress, self.options)
-            if reason is None and idle_reports:
-                time.sleep(self.options.idle_pause_s)
-        self.result.stop_reason = reason.value
-        self.result.precopy_ns = boot_ns() - began
+
+    def _stop_copy_bytes(self) -> int:
+        """Ask for the size of the state, as QEMU does; it takes a large one for no answer."""
+        try:
+            return self.device.stop_copy_bytes()
+        except VfioError:
+            return UNKNOWN_STOP_COPY_BYTES
 
     def stop_and_copy(self) -> None:
         """Stop the source and send the rest, to the end of the stream.
@@ -117,7 +148,7 @@ class SourceRun:
     def _quiesce(self) -> int:
         """Stop the source from initiating DMA, if it can, and return the unread bytes."""
         if MigrationFlags.P2P not in self.flags:
-            return 0
+            return self._unread
         if self._stream is None:
             self.device.set_state(State.RUNNING_P2P)
             return 0
@@ -182,6 +213,7 @@ class SourceRun:
             if isinstance(answer, bytes):
                 this.read_bytes += len(answer)
                 this.images += forward(answer, self.parser, self.sink, self.result, self.check)
+                self._recent.add(len(answer))
                 self.tell(this.kind.value, this.read_bytes, announced)
                 quiet_since, empty_reads = time.monotonic(), 0
             elif answer is End.FINAL and final:
