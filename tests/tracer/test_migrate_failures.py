@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import errno
+import os
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlxtrace import migrate, migrate_sink
+from mlxtrace import migrate, migrate_sink, streamfile
 from mlxtrace.migrate_model import MigrationError, Options, summary
 from mlxtrace.stream import HEADER
+from mlxtrace.streamcheck import examine
 from mlxtrace.vfio import PrecopyInfo, State
 
 from .fake_device import FakeSaving
@@ -21,6 +24,7 @@ from .migrate_pair import QUICK, pair, require_usable_after_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("no_lab")
 
@@ -252,3 +256,96 @@ def test_a_bug_leaves_both_usable_too() -> None:
         migrate.migrate_to_device(source, target, QUICK, tell=tell)
     assert source.current is State.RUNNING
     assert target.resets == 1
+
+
+@given(after=st.integers(0, 200), side=st.sampled_from(["source", "target"]))
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_reset_by_somebody_else_at_any_moment_leaves_both_usable(after: int, side: str) -> None:
+    source, target = pair()
+    device = source if side == "source" else target
+    left = after
+
+    def check() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            device.reset()
+
+    result = migrate.migrate_to_device(source, target, QUICK, check=check)
+    if result.error is None:
+        # It came too late to matter, or before the device was asked for anything.
+        assert target.current is State.RUNNING
+        assert source.current is State.STOP
+        return
+    assert source.current is target.current is State.RUNNING
+    if side == "source" and State.PRE_COPY in source.log:
+        said = ("RUNNING (it was reset meanwhile: its state is gone)", "RUNNING again (from ")
+        assert result.source_state.startswith(said)
+    assert result.target_state.startswith("reset (RUNNING)")
+
+
+@given(room=st.integers(0, 9000))
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_disk_that_is_full_at_any_byte_leaves_no_file(tmp_path: Path, room: int) -> None:
+    source, _ = pair()
+    path = tmp_path / "vf.mlxstream"
+    path.unlink(missing_ok=True)
+    # The kernel refuses to write beyond this, as it does on a full disk, with another errno.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        result = migrate.migrate_to_file(source, path, QUICK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    if result.error is None:
+        assert source.current is State.STOP
+        assert examine(path).problems == []
+        return
+    assert str(result.error).startswith(f"cannot write {path}: File too large")
+    assert result.target_state == "not written"
+    assert source.current is State.RUNNING
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(after=st.integers(0, 200))
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_cancelling_at_any_moment_leaves_no_file_or_a_whole_one(tmp_path: Path, after: int) -> None:
+    source, _ = pair()
+    path = tmp_path / "vf.mlxstream"
+    path.unlink(missing_ok=True)
+    left = after
+
+    def check() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MigrationError("cancelled by SIGTERM")
+
+    result = migrate.migrate_to_file(source, path, QUICK, check=check)
+    if result.error is None:
+        assert examine(path).problems == []
+    else:
+        assert source.current is State.RUNNING
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["read", "write"])
+def test_a_target_that_refuses_a_file_is_reset(tmp_path: Path, fault: str) -> None:
+    source, target = pair(None, Faults(write_error_at=3000 if fault == "write" else None))
+    path = tmp_path / "vf.mlxstream"
+    assert migrate.migrate_to_file(source, path, QUICK).error is None
+    file = streamfile.load(path)
+    if fault == "read":
+        # Verified, and then cut by somebody else.
+        os.truncate(path, file.data_offset + 3000)
+    result = migrate.migrate_from_file(file, target)
+    assert result.error is not None
+    assert ("became shorter" if fault == "read" else "EIO") in str(result.error)
+    assert (target.current, target.resets) == (State.RUNNING, 1)
+    assert result.source_state == "a file, unchanged"

@@ -202,7 +202,7 @@ def carry_out(run: SourceRun) -> None:
 
 def _undo(run: SourceRun) -> None:
     """Let the source run again and the target forget: in this order, it is the one in use."""
-    run.result.source_state = resume_source(run.device)
+    run.result.source_state = resume_source(run.device, saving=run.saving)
     run.result.target_state = run.sink.abandon()
 
 

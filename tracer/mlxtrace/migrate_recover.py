@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from mlxtrace.migrate_model import Migratable
 
 
-def resume_source(device: Migratable) -> str:
+def resume_source(device: Migratable, *, saving: bool) -> str:
     """Let the source run again, where it was; if it cannot, reset it. Return what was done.
+
+    ``saving`` tells that a saving session was begun: only a reset ends that by itself.
 
     From Linux 6.9 on, mlx5 refuses to leave PRE_COPY after a SAVE that failed: only a reset
     helps then.
@@ -20,7 +22,8 @@ def resume_source(device: Migratable) -> str:
     try:
         before = device.state()
         if before is State.RUNNING:
-            return "RUNNING (it never stopped)"
+            how = "it was reset meanwhile: its state is gone" if saving else "it never stopped"
+            return f"RUNNING ({how})"
         device.set_state(State.RUNNING)
         if device.state() is State.RUNNING:
             return f"RUNNING again (from {before.name})"

@@ -140,6 +140,11 @@ class SourceRun:
         self.parser.finish()
         downtime.final_ns = boot_ns() - stopped
 
+    @property
+    def saving(self) -> bool:
+        """Whether a saving session was begun."""
+        return self._stream is not None
+
     def close(self) -> None:
         """Close the saving stream."""
         if self._stream is not None:
