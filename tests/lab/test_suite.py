@@ -16,7 +16,8 @@ import pytest
 
 from mlxtrace import agreement
 from mlxtrace.report import report
-from tests.lab.conftest import KERNEL
+from mlxtrace.streamcheck import examine
+from tests.lab.conftest import CARRIED, KERNEL
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Scenario, Suite
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lab
 
 VF0, VF1 = "0000:01:00.1", "0000:01:00.2"
+# What says nothing of the driver runs once.
+on_the_series = pytest.mark.parametrize("suite", [CARRIED], indirect=True)
 whatever_the_driver = pytest.mark.parametrize("suite", [KERNEL], indirect=True)
 
 
@@ -283,6 +286,34 @@ def test_load_takes_whole_streams_one_after_the_other(suite: Suite) -> None:
     for case in ("whole", "other whole"):
         assert results[case]["refused_image"] is None
     assert results["whole"]["hash"] != results["other whole"]["hash"]
+
+
+def test_the_stream_file_holds_what_was_migrated(suite: Suite) -> None:
+    client = suite["to-file"].json("client.json")
+    found = examine(suite["to-file"].folder / "state.mlxstream")
+    assert found.problems == []
+    images = [record for record in found.records if record.kind is not None]
+    assert [image.size_bytes for image in images] == client["image_bytes"]
+    assert found.file.trailer["state_hash"] == client["source_state_hash"]
+    assert found.file.header["kernel"].startswith(f"{suite.kernel.partition('-')[2]}.")
+
+
+@on_the_series
+def test_the_rule_of_the_documentation_holds(suite: Suite) -> None:
+    result = suite["own-rule"]
+    assert (result.status, result.stdout) == (0, "the rule holds\n"), result.stderr
+
+
+@on_the_series
+def test_between_two_hosts_both_count_the_same(suite: Suite) -> None:
+    result = suite["two-hosts"]
+    assert result.status == 0, result.stdout + result.stderr
+    source, target = result.json("client.json"), result.json("target.json")
+    assert (source["result"], target["result"]) == ("done", "done")
+    for key in ("image_bytes", "initial_images", "middle_images", "written_bytes"):
+        assert source[key] == target[key], key
+    assert source["state_hashes_equal"] is target["state_hashes_equal"] is True
+    assert source["target_state"] == target["target_state"] == "RUNNING"
 
 
 @whatever_the_driver

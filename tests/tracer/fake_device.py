@@ -213,6 +213,12 @@ class FakeSaving:
         self.failed = False
         self.complete = False
 
+    def __enter__(self) -> FakeSaving:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def announce_stop_copy_size(self) -> None:
         if self.device.framed:
             size = struct.pack("<Q", self.device.stop_copy_bytes())
@@ -335,6 +341,12 @@ class FakeResuming:
         self.ended = False
         self.closed = False
 
+    def __enter__(self) -> FakeResuming:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def write(self, data: bytes | memoryview) -> int:
         assert not self.closed
         device = self.device
@@ -349,6 +361,11 @@ class FakeResuming:
         while self._load():
             pass
         return len(taken)
+
+    def write_all(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self.write(view) :]
 
     def _load(self) -> bool:
         size, tag, start = len(self.buffer), int(Tag.FW_DATA), 0

@@ -71,6 +71,16 @@ without_module() {
 	return $status
 }
 
+# Both hosts in one: what differs between two is the network.
+two_hosts() {
+	mlxtrace migrate --listen 127.0.0.1:4444 --target "$MLXLAB_VF1" --json target.json \
+		>listening 2>&1 &
+	mlxtrace migrate --source "$MLXLAB_VF0" --connect 127.0.0.1:4444 --json client.json
+	status=$?
+	wait $! || status=$?
+	return $status
+}
+
 scenario traced traced
 scenario cancels mlxtrace precopy -d "$MLXLAB_VF0" -w trace.mlxrec \
 	-c "env PYTHONPATH=$here/../../.. python -m tests.lab.guest.cancels cancels.json"
@@ -93,6 +103,9 @@ if [ "$1" != driver ]; then
 		--source "$MLXLAB_VF0" --target "$MLXLAB_VF1"
 	scenario without-headers without_headers
 	scenario without-module without_module
+else
+	scenario own-rule python "$here/../../../docs/examples/own_rule.py" "$MLXLAB_VF0"
+	scenario two-hosts two_hosts
 fi
 cat "$fw/assertions" >"$MLXLAB_OUT/assertions"
 scenario unload sh "$MLXLAB_GUEST/vfs" down
