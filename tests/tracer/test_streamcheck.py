@@ -254,6 +254,14 @@ def test_a_stream_without_a_final_image_is_a_problem(good: bytes, tmp_path: Path
     assert "there is no final image: the state is not complete" in examine(path).problems
 
 
+def test_words_in_a_file_do_a_terminal_no_harm(good: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "vf.mlxstream"
+    header, stream, trailer = parts(good, path)
+    header |= {"driver": "\x1b[2Jmlx5\n", "ids": {"vendor": "\x07"}}
+    path.write_bytes(build(header, stream, trailer))
+    assert all(line.isprintable() for line in render(examine(path)))
+
+
 def test_a_raw_stream_is_one_image(tmp_path: Path) -> None:
     source, _ = pair(flags=STOP_COPY_ONLY)
     path = tmp_path / "vf.mlxstream"

@@ -11,7 +11,7 @@ from mlxtrace.migrate import carry_out, describe_source, feed, nothing, parser_o
 from mlxtrace.migrate_model import MigrationError, Result, boot_ns, framing_of
 from mlxtrace.migrate_source import SourceRun
 from mlxtrace.stream import Framing, Kind, Record, StreamParser
-from mlxtrace.wire import Message, PeerRefusedError
+from mlxtrace.wire import Message, PeerRefusedError, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +103,7 @@ def introduce(peer: Peer, description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _target(peer: Peer, theirs: dict[str, Any]) -> str:
-    return f"{theirs.get('device')} at {peer.name}"
+    return f"{words(theirs, 'device', '?')} at {peer.name}"
 
 
 class PeerSink:
@@ -161,7 +161,7 @@ class PeerSink:
         self._say(Message.START, {"state_hash": self._source_hash})
         said = self._hear(Message.RUNNING)
         self._result.downtime.start_ns = boot_ns() - began
-        return str(said.get("state"))
+        return words(said, "state", "?")
 
     def abandon(self) -> str:
         if not self._begun:

@@ -17,7 +17,7 @@ from mlxtrace.migrate_model import MigrationError, Result, boot_ns, framing_of
 from mlxtrace.migrate_peer import framing_named, introduce
 from mlxtrace.migrate_sink import DeviceSink, FileSink
 from mlxtrace.stream import StreamParser
-from mlxtrace.wire import ForeignPeerError, Message, Peer, PeerRefusedError
+from mlxtrace.wire import ForeignPeerError, Message, Peer, PeerRefusedError, words
 
 if TYPE_CHECKING:
     import socket
@@ -46,31 +46,30 @@ def migrate_from_peer(
         Error: the target offers no migration, or the source's stream is not for it; nothing was
             touched.
     """
-    flags = None if isinstance(target, Path) else target.require_migration()
     ours: dict[str, Any] = {"role": "target", "device": str(target), "mlxtrace": __version__}
-    if flags is not None:
-        assert not isinstance(target, Path)
-        ours |= describe_source(target, flags, framing_of(target, flags))
+    takes, offers = None, ""
+    if not isinstance(target, Path):
+        flags = target.require_migration()
+        takes = framing_of(target, flags)
+        ours |= describe_source(target, flags, takes)
+        offers = f" ({target.driver}: {flag_names(flags)})"
     peer, theirs = _wait_for_source(listener, ours, timeout_s, check, note)
     with contextlib.closing(peer):
+        device = words(theirs, "device", "?")
         framing = framing_named(theirs)
-        if framing is None or (flags is not None and framing.value != ours["framing"]):
-            offers = f" ({ours['driver']}: {flag_names(flags)})" if flags is not None else ""
+        if framing is None or takes not in (None, framing):
             error = MigrationError(
-                f"{ours['device']}{offers} does not take the stream format of "
-                f"{theirs.get('device')} ({theirs.get('driver')}: {theirs.get('framing')})",
+                f"{ours['device']}{offers} does not take the stream format of {device} "
+                f"({words(theirs, 'driver', '?')}: {words(theirs, 'framing', '?')})",
                 "migrate between two VFs whose drivers both offer PRE_COPY, or both do not",
             )
             peer.farewell(error, "not touched")
             raise error
-        result = Result(f"{theirs.get('device')} at {peer.name}", ours["device"], framing=framing)
+        result = Result(f"{device} at {peer.name}", ours["device"], framing=framing)
         sink: Sink
-        if flags is None:
-            assert isinstance(target, Path)
-            del theirs["role"]
-            sink = FileSink(target, theirs)
+        if isinstance(target, Path):
+            sink = FileSink(target, {key: theirs[key] for key in theirs if key != "role"})
         else:
-            assert not isinstance(target, Path)
             sink = DeviceSink(target, flags, result.downtime)
         _Receiver(peer, sink, result, check, tell).run()
     return result
@@ -150,7 +149,7 @@ class _Receiver:
         result.target_state = sink.start()
         self._running = True
         peer.send(Message.RUNNING, {"state": result.target_state})
-        result.source_state = str(peer.receive_object(Message.DONE).get("state"))
+        result.source_state = words(peer.receive_object(Message.DONE), "state", "?")
 
     def _take_stream(self) -> None:
         """Take the stream, to its end.
@@ -192,7 +191,7 @@ class _Receiver:
             return
         result.target_state = self._sink.abandon()
         if isinstance(error, PeerRefusedError):
-            result.source_state = error.state
+            result.source_state = error.state or "not known: it did not say"
             self._peer.answer(result.target_state)
         else:
             result.source_state = self._peer.farewell(cause, result.target_state) or (

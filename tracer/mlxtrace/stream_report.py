@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 def render(found: Examination) -> Iterator[str]:
     """Yield the lines that tell what ``found`` holds and what is wrong with it."""
+    # Whoever made the file chose the words in it.
+    yield from map(units.one_line, _lines(found))
+
+
+def _lines(found: Examination) -> Iterator[str]:
     file = found.file
     state = "whole" if found.whole else "NOT WHOLE"
     if found.whole and found.problems:

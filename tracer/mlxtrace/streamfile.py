@@ -233,7 +233,7 @@ def _json(path: Path, text: bytes) -> dict[str, Any]:
     """Return the JSON object ``text``."""
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Error(f"{path}: its description cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise Error(f"{path}: its description is not a JSON object")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sizes, rates and times for people; ``-`` for what is not known."""
+"""Sizes, rates, times and foreign text for people; ``-`` for what is not known."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def milliseconds(duration_ns: int | None) -> str:
 def count(number: int, noun: str) -> str:
     """Return ``1 image`` or ``3 images``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def one_line(text: str) -> str:
+    """Return what another host or a file says, as one line that does a terminal no harm."""
+    return "".join(each if each.isprintable() else "?" for each in text[:1000])

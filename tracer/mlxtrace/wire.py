@@ -24,6 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace.migrate_model import READ_BYTES, MigrationError, image_of
+from mlxtrace.units import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,13 +85,13 @@ class PeerRefusedError(MigrationError):
 
     def __init__(self, name: str, said: dict[str, Any]) -> None:
         number = said.get("errno")
-        text = _one_line(said.get("error")) or "it failed and did not say why"
+        text = words(said, "error", "it failed and did not say why")
         super().__init__(
             f"{name}: {text}",
-            _one_line(said.get("hint")),
+            words(said, "hint"),
             errno=number if isinstance(number, int) else None,
         )
-        self.state = _one_line(said.get("state"))
+        self.state = words(said, "state")
         image = said.get("failed_image")
         self.said_image = image if isinstance(image, dict) else None
 
@@ -137,7 +138,7 @@ class Peer:
         if version != VERSION:
             raise MigrationError(
                 f"{self.name}: it speaks version {version} of the protocol between two hosts "
-                f"(mlxtrace {_one_line(theirs.get('mlxtrace')) or '?'}), this one version {VERSION}"
+                f"(mlxtrace {words(theirs, 'mlxtrace', '?')}), this one version {VERSION}"
                 f" (mlxtrace {description.get('mlxtrace', '?')})",
                 "install the same version of mlxtrace on both hosts",
             )
@@ -334,10 +335,10 @@ class Peer:
         )
 
 
-def _one_line(value: object) -> str:
-    """Return a text of the other side's as one line without control characters."""
-    text = value if isinstance(value, str) else ""
-    return "".join(each if each.isprintable() else " " for each in text)[:1000]
+def words(said: dict[str, Any], key: str, otherwise: str = "") -> str:
+    """Return the text that the other side gave under ``key``, or ``otherwise``."""
+    text = said.get(key)
+    return one_line(text) if isinstance(text, str) and text else otherwise
 
 
 def _notice_a_dead_host(connection: socket.socket, timeout_s: float) -> None:
