@@ -157,7 +157,7 @@ def test_a_migration(host: str, lab: Callable[..., None]) -> None:
     try:
         ends = migrate_between(source, target, host=host)
     except Error as error:
-        if "Cannot assign requested address" in str(error):
+        if host == "::1" and "cannot listen" in str(error):
             pytest.skip("this host has no IPv6")
         raise
     assert ends.source is not None
