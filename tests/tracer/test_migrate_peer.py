@@ -7,33 +7,31 @@ import contextlib
 import errno
 import socket
 import threading
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genbindings.errors import Error, UsageError
-from mlxtrace import migrate, migrate_peer, migrate_receive, netaddress, streamfile, wire
-from mlxtrace.migrate_model import MigrationError, Options, Result, summary
-from mlxtrace.migrate_report import render
-from mlxtrace.netaddress import Address, parse_address
+from genbindings.errors import Error
+from mlxtrace import migrate, migrate_peer, migrate_receive, netaddress, wire
+from mlxtrace.migrate_model import MigrationError, Options, summary
+from mlxtrace.netaddress import Address
 from mlxtrace.stream import HEADER, Kind
 from mlxtrace.streamcheck import examine
 from mlxtrace.vfio import State
-from mlxtrace.wire import HEAD, Message, Peer, PeerLostError
+from mlxtrace.wire import Peer
 
 from .fake_device import FakeDevice
 from .fake_faults import Faults
 from .migrate_pair import QUICK, STOP_COPY_ONLY, pair
+from .peer_pair import TIMEOUT_S, migrate_between, require_usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("no_lab")
-TIMEOUT_S = 5.0
 
 
 @pytest.fixture(autouse=True)
@@ -42,112 +40,6 @@ def _short_farewells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "SLICE_S", 0.01)
     monkeypatch.setattr(netaddress, "_SLICE_S", 0.01)
     monkeypatch.setattr(netaddress, "CONNECT_S", 1.0)
-
-
-@dataclass
-class Ends:
-    """How the two sides ended: with a result or an error."""
-
-    source: Result | None = None
-    target: Result | None = None
-    source_error: Error | None = None
-    target_error: Error | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-class Cable(socket.socket):
-    """A connection that breaks, as if the other host vanished, after so many bytes."""
-
-    left = 1 << 60
-
-    @classmethod
-    def of(cls, connection: socket.socket, left: int) -> Cable:
-        cable = cls(connection.family, connection.type, connection.proto, connection.detach())
-        cable.left = left
-        return cable
-
-    def send(self, data: Any, *flags: int) -> int:
-        if self.left <= 0:
-            self._cut()
-        sent = super().send(data[: self.left], *flags)
-        self.left -= sent
-        return sent
-
-    def _cut(self) -> None:
-        with contextlib.suppress(OSError):
-            super().shutdown(socket.SHUT_RDWR)
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-
-def migrate_between(
-    source: FakeDevice | Path,
-    target: FakeDevice | Path,
-    options: Options = QUICK,
-    *,
-    host: str = "127.0.0.1",
-    source_cut: int = 1 << 60,
-    target_cut: int = 1 << 60,
-    source_check: Callable[[], None] = migrate.nothing,
-    target_check: Callable[[], None] = migrate.nothing,
-    timeout_s: float = TIMEOUT_S,
-    **ways: Any,
-) -> Ends:
-    """Migrate, the target in a thread; each side's connection breaks after so many bytes."""
-    ends = Ends()
-    listener = netaddress.listen(Address(host, 0))
-    real = netaddress.accept
-
-    def accept(*arguments: Any) -> tuple[socket.socket, Address]:
-        connection, where = real(*arguments)
-        return Cable.of(connection, target_cut), where
-
-    def receive() -> None:
-        try:
-            ends.target = migrate_receive.migrate_from_peer(
-                listener, target, timeout_s, check=target_check, note=ends.notes.append
-            )
-        except Error as error:
-            ends.target_error = error
-
-    with pytest.MonkeyPatch.context() as patch, listener:
-        patch.setattr(netaddress, "accept", accept)
-        thread = threading.Thread(target=receive)
-        thread.start()
-        connection = netaddress.connect(netaddress.bound_to(listener), migrate.nothing)
-        peer = Peer(Cable.of(connection, source_cut), "target:1", timeout_s, source_check)
-        ways["check"] = source_check
-        try:
-            if isinstance(source, Path):
-                ends.source = migrate_peer.send_file(streamfile.load(source), peer, **ways)
-            else:
-                ends.source = migrate_peer.migrate_to_peer(source, peer, options, **ways)
-        except Error as error:
-            ends.source_error = error
-        finally:
-            peer.close()
-            thread.join(20)
-        assert not thread.is_alive(), "the target's side hangs"
-    return ends
-
-
-def require_usable(ends: Ends, source: FakeDevice, target: FakeDevice) -> None:
-    """Check what must hold wherever the connection broke: both usable, and no state is lost."""
-    assert source.current in (State.RUNNING, State.STOP)
-    assert target.current is State.RUNNING
-    loaded = State.RUNNING in target.log[1:] and target.resets == 0
-    assert source.current is State.RUNNING or loaded, "the state is lost"
-    for result in (ends.source, ends.target):
-        if result is not None:
-            assert result.source_state
-            assert result.target_state
-            assert all("\n" not in line for line in render(result))
-            assert (summary(result)["result"] == "failed") == (result.error is not None)
-    if loaded and source.current is State.RUNNING:
-        assert ends.source is not None
-        assert "may run as well" in ends.source.target_state
-        assert ends.target is not None
-        assert ends.target.error is not None
-        assert "may run as well" in ends.target.error.hint
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
@@ -430,113 +322,6 @@ def test_who_is_no_source_is_noted_and_sent_away() -> None:
     assert result.error is None
     assert len(notes) == 1
     assert notes[0].endswith("no mlxtrace migrate is there; waiting for another")
-
-
-def test_a_connection_to_something_else_is_named() -> None:
-    source, _ = pair()
-    ours, theirs = socket.socketpair()
-    theirs.sendall(b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n")
-    with pytest.raises(Error, match="host:22: no mlxtrace migrate is there"):
-        migrate_peer.migrate_to_peer(source, Peer(ours, "host:22", 1, migrate.nothing), QUICK)
-    assert source.log == [State.RUNNING]
-    theirs.close()
-
-
-def test_two_sources_are_told() -> None:
-    ours, theirs = socket.socketpair()
-    text = b'{"role": "source"}'
-    theirs.sendall(wire.GREETING.pack(wire.MAGIC, 1, len(text)) + text)
-    source, _ = pair()
-    with pytest.raises(Error, match="both sides are a source"):
-        migrate_peer.migrate_to_peer(source, Peer(ours, "host:1", 1, migrate.nothing), QUICK)
-
-
-def test_a_silent_peer_is_given_up() -> None:
-    source, _ = pair()
-    ours, theirs = socket.socketpair()
-    text = b'{"role": "target", "device": "0000:01:00.2"}'
-    theirs.sendall(wire.GREETING.pack(wire.MAGIC, 1, len(text)) + text)
-    result = migrate_peer.migrate_to_peer(source, Peer(ours, "host:1", 0.3, migrate.nothing), QUICK)
-    assert "host:1: it said nothing for 0.3 s" in str(result.error)
-    assert result.error is not None
-    assert "--peer-timeout" in result.error.hint
-    assert result.source_state == "RUNNING (it never stopped)"
-    assert "it did not say" in result.target_state
-    theirs.close()
-
-
-def test_a_peer_that_takes_nothing_is_given_up() -> None:
-    source, _ = pair(blocks=40_000)
-    ours, theirs = socket.socketpair()
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    text = b'{"role": "target", "device": "0000:01:00.2"}'
-    theirs.sendall(wire.GREETING.pack(wire.MAGIC, 1, len(text)) + text)
-    theirs.sendall(HEAD.pack(Message.READY, 2) + b"{}")
-    result = migrate_peer.migrate_to_peer(source, Peer(ours, "host:1", 0.3, migrate.nothing), QUICK)
-    assert "host:1: it took nothing for 0.3 s" in str(result.error)
-    assert source.current is State.RUNNING
-    theirs.close()
-
-
-@given(said=st.binary(max_size=200), kind=st.integers(0, 12))
-@settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_whatever_a_peer_says_is_an_error_in_words(said: bytes, kind: int) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        theirs.sendall(HEAD.pack(kind, len(said)) + said)
-        theirs.shutdown(socket.SHUT_WR)
-        peer = Peer(ours, "host:1", 1, migrate.nothing)
-        with contextlib.suppress(MigrationError):
-            peer.receive_object(Message.LOADED)
-            peer.receive_object(Message.RUNNING)
-        ours.close()
-
-
-@given(said=st.binary(max_size=60))
-def test_an_announced_size_is_no_memory(said: bytes) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, ours:
-        theirs.sendall(HEAD.pack(Message.LOADED, 1 << 31) + said)
-        with pytest.raises(PeerLostError, match="does not keep to the protocol"):
-            Peer(ours, "host:1", 1, migrate.nothing).receive(Message.LOADED)
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("host:1", Address("host", 1)),
-        ("10.0.0.1:65535", Address("10.0.0.1", 65535)),
-        ("[fe80::1%eth0]:4444", Address("fe80::1%eth0", 4444)),
-        ("[::]:0", Address("::", 0)),
-    ],
-)
-def test_addresses(text: str, address: Address) -> None:
-    assert parse_address(text) == address
-    assert str(address) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":", "host", ":1", "[]:1", "h:", "h:-1", "h:65536", "::1", "h:²"]
-)
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(UsageError):
-        parse_address(text)
-
-
-def test_an_address_in_use_and_one_that_is_not_here() -> None:
-    with netaddress.listen(Address("127.0.0.1", 0)) as listener:
-        with pytest.raises(Error, match=r"cannot listen at 127.0.0.1:\d+: Address already in use"):
-            netaddress.listen(netaddress.bound_to(listener))
-        where = netaddress.bound_to(listener)
-    with pytest.raises(Error, match="Cannot assign requested address"):
-        netaddress.listen(Address("192.0.2.1", 0))
-    with pytest.raises(Error, match="Connection refused") as caught:
-        netaddress.connect(where, migrate.nothing)
-    assert "start mlxtrace migrate --listen there first" in caught.value.hint
-    with pytest.raises(Error, match=r"no-such-host\.invalid: "):
-        netaddress.connect(Address("no-such-host.invalid", 1), migrate.nothing)
 
 
 def test_waiting_for_a_source_can_be_cancelled() -> None:
