@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -290,6 +290,28 @@ def test_between_two_hosts_the_target_listens(
     assert out.startswith(f"migrated: {BDF} at 127.0.0.1:")
     assert ends[0].error is None
     assert f"target    {OTHER_BDF}: RUNNING" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_a_source_ends_with_a_signal(
+    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice], number: signal.Signals
+) -> None:
+    inherited = signal.signal(number, signal.default_int_handler)
+    accept = netaddress.accept
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(number)
+        return accept(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(netaddress, "accept", interrupted)
+        status, out, err = run("--listen", "127.0.0.1:0", "--target", OTHER_BDF)
+    signal.signal(number, inherited)
+    assert (status, out) == (1, "")
+    first, last = err.splitlines()
+    assert first.startswith("listening at 127.0.0.1:")
+    assert last == f"mlxtrace: error: cancelled by {number.name}"
+    assert vfs[OTHER_BDF].log == [State.RUNNING]
 
 
 def test_nobody_listens(
