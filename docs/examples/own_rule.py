@@ -20,4 +20,6 @@ def check(vf: Device) -> str:
 
 
 with Device.open(sys.argv[1]) as device:
-    sys.exit(check(device) or print("the rule holds"))
+    wrong = check(device)
+print(wrong or "the rule holds")
+sys.exit(1 if wrong else 0)
