@@ -51,7 +51,7 @@ def test_the_decision_to_stop(progress: Progress, reason: StopReason | None) -> 
 
 
 def test_qemus_rule_compares_what_qemu_compares() -> None:
-    """From 9.2 on the whole state, as MIG_DATA_SIZE has it, whatever was sent before."""
+    """From 9.2 on what MIG_DATA_SIZE says, whatever was reported dirty."""
     options = Options(policy=Policy.QEMU, min_rounds=0)
     decision = Decision()
 

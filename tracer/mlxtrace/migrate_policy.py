@@ -122,7 +122,7 @@ def reason_to_stop(
 
     Args:
         decision: gets the numbers that were compared.
-        stop_copy_bytes: asks the driver for the size of the whole state (MIG_DATA_SIZE).
+        stop_copy_bytes: asks the driver what a stop would leave to send (MIG_DATA_SIZE).
     """
     decision = decision or Decision()
     if options.policy is Policy.ROUNDS:

@@ -195,5 +195,5 @@ class _Receiver:
             self._peer.answer(result.target_state)
         else:
             result.source_state = self._peer.farewell(cause, result.target_state) or (
-                "not known: it did not say; it runs again when it notices"
+                "not known: it did not say; it runs again, or was reset if its mlxtrace was killed"
             )

@@ -108,7 +108,7 @@ class SourceRun:
                 idle_reports += 1
 
     def _stop_copy_bytes(self) -> int:
-        """Ask for the size of the state, as QEMU does; it takes a large one for no answer."""
+        """Ask what a stop would leave to send, as QEMU does: it takes no answer for much."""
         try:
             return self.device.stop_copy_bytes()
         except VfioError:

@@ -277,7 +277,7 @@ class Device:
         return fd
 
     def stop_copy_bytes(self) -> int:
-        """Return the driver's estimate of the whole state in bytes (MIG_DATA_SIZE).
+        """Return how many bytes STOP_COPY would give now, by the driver's estimate (MIG_DATA_SIZE).
 
         Raises:
             VfioError: ENOTTY where the kernel is older than 6.2 and without the feature.
