@@ -81,18 +81,28 @@ def _origin(header: dict[str, Any]) -> Iterator[str]:
 
     if not header:
         return
-    ids = header.get("ids")
-    ids = ids if isinstance(ids, dict) else {}
-    # JSON has them in the order of the alphabet; sysfs puts the vendor first.
-    order = sorted(ids.items(), key=lambda item: (item[0] != "vendor", item[0]))
-    identity = ", ".join(f"{key} {value}" for key, value in order) or "?"
     flags = header.get("migration_flags")
     offers = " ".join(map(str, flags)) if isinstance(flags, list) else "?"
     yield f"made      {said('created')} by mlxtrace {said('mlxtrace')}"
     yield f"source    {said('device')}"
-    yield f"device    {identity}"
+    yield f"device    {_identity(header.get('ids'))}"
     yield f"driver    {said('driver')}: {offers}"
     yield f"kernel    {said('kernel')}"
+
+
+def _identity(ids: object) -> str:
+    """Return ``15b3:101e, subsystem 15b3:0001, revision 00``, as lspci has it."""
+    known = ids if isinstance(ids, dict) else {}
+
+    def number(key: str) -> str:
+        return str(known.get(key, "?")).removeprefix("0x")
+
+    text = f"{number('vendor')}:{number('device')}"
+    if "subsystem_vendor" in known:
+        text += f", subsystem {number('subsystem_vendor')}:{number('subsystem_device')}"
+    if "revision" in known:
+        text += f", revision {number('revision')}"
+    return text
 
 
 def _described(trailer: dict[str, Any]) -> Iterator[str]:
