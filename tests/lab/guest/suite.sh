@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Runs in the lab's guest: every scenario of test_suite.py in one boot. Each leaves its stdout,
-# stderr and exit status in a folder of its own below $MLXLAB_OUT. `suite.sh driver` leaves out
-# those that are the same whatever the driver.
+# stderr and exit status in a folder of its own below $MLXLAB_OUT. What is the same whatever the
+# driver runs once: `suite.sh driver` leaves some of it out, and has the rest.
 
 here=$(dirname "$0")
 fw=/sys/kernel/debug/mlx5_lab
