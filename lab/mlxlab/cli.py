@@ -11,7 +11,7 @@ import click
 
 from genbindings import console
 from genbindings.errors import UsageError
-from mlxlab import accel, cli_kernel, cli_qemu
+from mlxlab import accel, cli_kernel, cli_matrix, cli_qemu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -335,9 +335,7 @@ def fw(bdf: str, settings: tuple[str, ...]) -> None:
 
 
 cli.add_command(cli_qemu.command)
-
-for _name, _summary in (("matrix", "validate several kernels or revisions, one table"),):
-    console.planned(cli, _name, _summary)
+cli.add_command(cli_matrix.command)
 cli.add_command(cli_kernel.kernel)
 
 

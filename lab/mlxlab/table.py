@@ -32,6 +32,7 @@ class Entry:
         config: the configuration of a debug kernel, which is built from the source package.
         steps: about how many files that build makes.
         folder: the build tree of a kernel that is in no table (``--kernel-dir``).
+        spec: a patch series that is in no table, as mlxpatch takes it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Entry:
     config: str | None = None
     steps: int = 0
     folder: Path | None = None
+    spec: str = ""
 
     @property
     def obstacle(self) -> str:
@@ -49,7 +51,7 @@ class Entry:
         if self.config:
             built = debugkernel.find(self.name)
             return "" if built else f"not built: mlxlab kernel build {self.name}"
-        if self.driver == "series" and self.carried is None:
+        if self.driver == "series" and not self.spec and self.carried is None:
             return "no series yet"
         return ""
 
@@ -139,3 +141,9 @@ def pick(name: str) -> Entry:
 def of_folder(folder: Path) -> Entry:
     """Return an entry for the kernel that was built in ``folder``."""
     return Entry(str(folder), "a kernel that you built", "", "stock", folder=folder)
+
+
+def of_series(spec: str) -> Entry:
+    """Return an entry for the table's kernel with a series, with the series ``spec`` instead."""
+    base = next(entry for entry in load().values() if entry.driver == "series")
+    return replace(base, name=spec, summary=f"Debian's {base.series} image with {spec}", spec=spec)

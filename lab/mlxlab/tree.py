@@ -45,7 +45,7 @@ def prepare(entry: Entry, progress: Progress, *, offline: bool = False) -> Boot:
         "take another kernel of the table: mlxlab kernels",
     )
     firmware = build.build(build.lab_firmware(), kernel.headers, progress)
-    series = entry.carried
+    series = entry.spec or entry.carried
     if series:
         driver = _patched(series, kernel, source.root, firmware, progress)
     else:
@@ -54,7 +54,7 @@ def prepare(entry: Entry, progress: Progress, *, offline: bool = False) -> Boot:
 
 
 def _patched(
-    series: Path, kernel: Kernel, source: Path, firmware: Built, progress: Progress
+    series: str | Path, kernel: Kernel, source: Path, firmware: Built, progress: Progress
 ) -> Built:
     """Build all of drivers/vfio with ``series``, or take it from the cache.
 
