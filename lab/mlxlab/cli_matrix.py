@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +104,9 @@ def command(
 
     if not kernels and not series:
         raise UsageError("there is nothing to run", "give --kernel NAME or --series SERIES")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UsageError(f"--output {output}: there is no folder {output.absolute().parent}")
+    parent = output.absolute().parent if output else Path()
+    if not parent.is_dir() or (output and not os.access(parent, os.W_OK)):
+        raise UsageError(f"--output {output}: {parent} is no folder that can be written")
     progress = Progress("mlxlab", quiet=quiet)
     chosen = columns.choose(kernels, series, progress)
     plan = _plan(quiet=quiet, **options)

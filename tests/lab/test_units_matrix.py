@@ -297,6 +297,8 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two columns would be called x") as caught:
         columns.choose([], [f"x={word}", f"x={word}"], QUIET)
     assert "NAME=SERIES" in caught.value.hint
+    with pytest.raises(UsageError, match=r"no column can be called matrix\.md"):
+        columns.choose([], [f"matrix.md={word}"], QUIET)
 
 
 def test_a_damaged_series_is_a_column_that_cannot_be_run(tmp_path: Path, out: Path) -> None:
@@ -377,9 +379,10 @@ def test_the_command_writes_to_a_file(
         ([], "nothing to run"),
         (["--kernel", "nope"], "no kernel 'nope'"),
         (["--series", "/nowhere"], "no series /nowhere"),
+        (["--series", "x" * 5000], "File name too long"),
         (["--kernel", "stock-6.1", "--continue"], "--continue needs --out"),
         (["--kernel", "stock-6.1", "--fw", "latency"], "not KEY=VALUE"),
-        (["--kernel", "stock-6.1", "-o", "/nowhere/x"], "there is no folder /nowhere"),
+        (["--kernel", "stock-6.1", "-o", "/nowhere/x"], "/nowhere is no folder"),
     ],
 )
 def test_usage_errors_come_before_any_boot(

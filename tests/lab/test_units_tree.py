@@ -85,3 +85,19 @@ def test_a_patch_that_does_not_fit_is_named(carried: Entry, tmp_path: Path) -> N
 def test_without_a_list_of_patches_there_is_no_series(carried: Entry, tmp_path: Path) -> None:
     (tmp_path / "carried/series").unlink()
     assert carried.obstacle == "no series yet"
+
+
+def test_a_series_that_is_in_no_table_is_known_by_its_content(
+    carried: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = tree.prepare(carried, PROGRESS)
+    mails = [path.read_bytes() for path in sorted((tmp_path / "carried").glob("*.patch"))]
+    (tmp_path / "v1.mbox").write_bytes(b"".join(mails))
+
+    def refuse(recipe: build.Recipe, *_: object) -> None:
+        raise Error(f"{recipe.name} is to be built")
+
+    monkeypatch.setattr(build, "_build", refuse)
+    entry = table.of_series(str(tmp_path / "v1.mbox"))
+    assert entry.obstacle == ""
+    assert tree.prepare(entry, PROGRESS) == known

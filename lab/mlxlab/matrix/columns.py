@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LONGEST = 40
+# The table itself has these names in the folder where the columns' are.
+_TAKEN = frozenset({"matrix.json", "matrix.md", "matrix.txt"})
 _SUFFIX = re.compile(r"\.(?:patch|diff|mbox|mbx|eml|gz|xz|bz2|tar|tgz|txz|tbz2?)$")
 
 
@@ -70,6 +72,8 @@ def choose(kernels: Sequence[str], series: Sequence[str], progress: Progress) ->
             )
         )
     for name in names:
+        if name in _TAKEN:
+            raise UsageError(f"no column can be called {name}", "name it: --series NAME=SERIES")
         if names.count(name) > 1:
             raise UsageError(
                 f"two columns would be called {name}", "name them: --series NAME=SERIES"
@@ -93,12 +97,18 @@ class _Revision:
     @classmethod
     def of(cls, word: str, progress: Progress) -> _Revision:
         name, equals, rest = word.partition("=")
-        named = bool(equals) and bool(_NAME.fullmatch(name)) and not Path(word).exists()
-        given, spec = (name, rest) if named else ("", word)
+        given, spec = "", word
         try:
+            named = bool(equals) and bool(_NAME.fullmatch(name)) and not Path(word).exists()
+            # No shell does it behind an equals sign.
+            home = str(Path(rest).expanduser()) if rest.startswith("~/") else rest
+            if named:
+                given, spec = name, home
             return cls(word, given, spec, patches.load(spec, progress), "")
         except UsageError:
             raise
+        except OSError as error:
+            raise UsageError(f"--series {word[:_LONGEST]}: {error.strerror}") from None
         except Error as error:
             return cls(word, given, spec, None, told(error))
 
