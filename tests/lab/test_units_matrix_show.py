@@ -65,7 +65,7 @@ def test_the_markdown_is_a_table_with_a_column_for_each_revision() -> None:
         ["C8", "must", "pass", "FAIL !"],
         ["C15", "must", "pass", "pass"],
     ]
-    assert all(row[2].endswith("…") for row in rows[1:])
+    assert all(row[2].endswith("...") for row in rows[1:])
 
 
 def test_no_line_of_the_markdown_has_a_hundred_columns() -> None:

@@ -128,8 +128,7 @@ def introductions(found: Comparison) -> list[str]:
         if ran.column.series:
             parts.append(_count(len(ran.column.series.patches), "patch", "patches"))
         if meta.get("profile"):
-            why = plain(meta.get("profile_reason") or "")
-            parts.append(f"profile {plain(meta['profile'])}" + (f" ({why})" if why else ""))
+            parts.append(f"profile {plain(meta['profile'])}")
         if not ran.complete:
             parts.append("NOT COMPLETE")
         lines.append(f"{head}: {', '.join(parts) or 'no result'}")
@@ -214,8 +213,8 @@ def plain(text: object) -> str:
 
 
 def clip(text: str, width: int) -> str:
-    """Return ``text`` cut to ``width`` characters."""
-    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+    """Return ``text`` cut to ``width`` characters, with nothing but ASCII added: for a mail."""
+    return text if len(text) <= width else text[: width - 3].rstrip() + "..."
 
 
 def _count(number: int, one: str, many: str) -> str:
