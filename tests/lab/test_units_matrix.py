@@ -219,6 +219,20 @@ def test_after_ctrl_c_no_other_column_is_begun(tmp_path: Path, out: Path) -> Non
     ]
 
 
+def test_ctrl_c_before_there_is_a_vm_leaves_what_was_run(tmp_path: Path, out: Path) -> None:
+    lab = FakeLab(tmp_path, {"a": Script([check("C1")])})
+
+    def run(entry: Any, job: Any, progress: Any) -> Any:
+        if entry.name == "b":
+            raise KeyboardInterrupt
+        return lab.run(entry, job, progress)
+
+    chosen = [columns.Column(name, ("--kernel", name), entry(name)) for name in ("a", "b", "c")]
+    ran = runner.run(chosen, Plan([], out, quiet=True), runner.Host(lab.look_at, lab.prepare, run))
+    assert [each.complete for each in ran] == [True, False, False]
+    assert runner.was_interrupted(ran)
+
+
 def test_only_what_failed_is_run_again(tmp_path: Path, out: Path) -> None:
     lab = FakeLab(
         tmp_path,

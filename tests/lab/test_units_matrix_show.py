@@ -110,7 +110,7 @@ def test_what_markdown_would_take_for_its_own_is_escaped() -> None:
 def test_failures_are_told_once_for_all_columns_with_the_same_reason() -> None:
     found = comparison.compare(
         [
-            ran("v1", check("C8", rule="it holds")),
+            ran("v1", check("C8", rule="it holds.")),
             ran("v2", check("C8", records.FAILED, rule="it holds", reason="EIO")),
             ran("v3", check("C8", records.FAILED, rule="it holds", reason="EIO"), check("C8")),
         ]

@@ -191,7 +191,8 @@ def _told(found: Comparison, names: Sequence[str], status: str) -> Iterator[str]
                 where += " (it held before)"
             by_reason.setdefault(reason or "no reason given", []).append(where)
         for reason, places in by_reason.items():
-            yield f"{row.id} ({level(row)}) {', '.join(places)}: {plain(row.rule)}: {reason}"
+            rule = plain(row.rule).rstrip(".")
+            yield f"{row.id} ({level(row)}) {', '.join(places)}: {rule}: {reason}"
 
 
 def repeats(found: Comparison, options: Sequence[str]) -> list[str]:

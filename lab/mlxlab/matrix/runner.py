@@ -181,6 +181,9 @@ def _run(column: Column, boot: Boot | str, plan: Plan, host: Host, *, stop: bool
     try:
         with _followed(folder / keep.LINES, progress):
             result = host.run(column.entry, plan.job(folder), progress)
+    except KeyboardInterrupt:
+        # Before there was a VM: while another one's end was waited for.
+        return keep.Ran(column, folder, status=errors.INTERRUPTED, reason="it was interrupted")
     except Error as error:
         progress.note(str(error))
         return keep.Ran(column, folder, reason=columns.told(error))
