@@ -17,6 +17,7 @@ _LAZY = {
     "precopy": ("mlxtrace.cli_precopy", "Trace live migrations of mlx5 VFs."),
     "report": ("mlxtrace.cli_report", "Print a recording as the live trace printed it."),
     "stream": ("mlxtrace.cli_stream", "List and check the records of a stream file."),
+    "validate": ("mlxtrace.cli_validate", "Check a driver against the migration contract."),
 }
 
 
@@ -47,9 +48,6 @@ class _LazyGroup(click.Group):
 @console.version_option
 def group() -> None:
     """See and exercise VFIO PRE_COPY live migration of mlx5 virtual functions."""
-
-
-console.planned(group, "validate", "check a driver against the migration contract")
 
 
 def main() -> NoReturn:

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Running a plan: order, what is left out, and every way in which a run ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from genbindings.errors import Error, UsageError
+from mlxtrace.checks import Check, Level, all_checks
+from mlxtrace.validate import engine as engine_module
+from mlxtrace.validate.engine import Engine, Run
+from mlxtrace.validate.plan import plan, section, select
+from mlxtrace.validate.results import Verdict, by_check, summarize, worst
+
+from .fake_checks import (
+    NoDevices,
+    dies,
+    fails,
+    hangs,
+    holds,
+    is_hung,
+    is_wrong,
+    lacks,
+    make,
+    profile,
+)
+from .fake_device import ALL_FLAGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlxtrace.checks import Context
+
+
+def run(
+    *checks: Check,
+    known: str = "",
+    limit_s: float = 60,
+    interrupted: Callable[[], str] = lambda: "",
+    repeat: int = 1,
+) -> Run:
+    prof = profile(known, [check.id for check in checks])
+    engine = Engine(NoDevices(), prof, limit_s=limit_s, interrupted=interrupted)
+    return engine.run(plan(checks, prof, repeat=repeat))
+
+
+def verdicts(done: Run) -> dict[str, Verdict]:
+    return {each.check.id: each.verdict for each in done.results}
+
+
+def test_each_check_has_its_result_with_its_steps() -> None:
+    done = run(make("C1", holds), make("C2", fails), make("C3", lacks))
+    assert verdicts(done) == {
+        "C1": Verdict.PASSED,
+        "C2": Verdict.FAILED,
+        "C3": Verdict.NOT_OFFERED,
+    }
+    failed = done.results[1]
+    assert failed.reason == "reading on: ENOMSG; the rule wants 0 bytes"
+    assert [str(step) for step in failed.steps] == [
+        "to PRE_COPY: a data file",
+        "reading on: ENOMSG",
+    ]
+    assert [str(step) for step in done.results[0].steps] == ["asked for RUNNING: 0, then RUNNING"]
+    assert (done.stopped, done.stuck) == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("checks", "known", "status"),
+    [
+        ([make("C1", holds)], "", 0),
+        ([make("C1", fails)], "", 1),
+        ([make("C1", fails)], '[fails]\nC1 = "r"', 0),
+        ([make("C1", fails, level=Level.SHOULD), make("C2", fails, level=Level.DRIVER)], "", 0),
+        ([make("C1", fails), make("C2", is_hung)], "", 3),
+        ([make("C1", is_hung)], '[fails]\nC1 = "r"', 3),
+        ([make("C1", lacks)], "", 0),
+        ([make("C1", is_wrong)], "", 3),
+        ([make("C1", dies)], '[skip]\nC1 = "r"', 0),
+    ],
+)
+def test_the_exit_status(checks: list[Check], known: str, status: int) -> None:
+    done = run(*checks, known=known)
+    assert summarize(done.results, done.stopped).exit_status == status
+
+
+def test_a_check_that_hangs_ends_the_run_and_what_was_found_is_kept() -> None:
+    done = run(make("C1", fails), make("C2", hangs), make("C3", holds), limit_s=0.5)
+    assert verdicts(done) == {
+        "C1": Verdict.FAILED,
+        "C2": Verdict.FAILED,
+        "C3": Verdict.NOT_RUN,
+    }
+    assert "after to STOP: no answer yet: no answer within 0.5 s" in done.results[1].reason
+    assert "longer than 0.5 s" in done.stopped
+    assert "the run had ended" in done.results[2].reason
+    assert not done.stuck
+
+
+def test_a_call_that_does_not_come_back_ends_the_run() -> None:
+    done = run(make("C1", is_hung), make("C2", holds))
+    assert verdicts(done) == {"C1": Verdict.FAILED, "C2": Verdict.NOT_RUN}
+    assert done.stopped == "a call did not come back"
+
+
+def test_a_process_that_the_kernel_ends_fails_the_check_and_ends_the_run() -> None:
+    done = run(make("C1", dies), make("C2", holds))
+    assert verdicts(done) == {"C1": Verdict.FAILED, "C2": Verdict.NOT_RUN}
+    assert "after to ERROR: the process that ran it ended with signal SIGKILL" in (
+        done.results[0].reason
+    )
+    assert "dmesg" in done.hint
+
+
+def test_a_device_that_is_lost_ends_the_run() -> None:
+    def gone(_: Context) -> None:
+        raise Error("0000:01:00.1: there is no such device", "look for it")
+
+    done = run(make("C1", holds), make("C2", gone), make("C3", holds))
+    assert verdicts(done) == {
+        "C1": Verdict.PASSED,
+        "C2": Verdict.NOT_RUN,
+        "C3": Verdict.NOT_RUN,
+    }
+    assert (done.stopped, done.hint) == ("0000:01:00.1: there is no such device", "look for it")
+
+
+def test_a_mistake_in_a_check_is_told_and_the_others_run() -> None:
+    done = run(make("C1", is_wrong), make("C2", holds))
+    assert verdicts(done) == {"C1": Verdict.NOT_RUN, "C2": Verdict.PASSED}
+    assert "a mistake in the check itself: KeyError at fake_checks.py:" in done.stopped
+
+
+def test_the_user_can_have_enough() -> None:
+    asked = iter(["", "", "interrupted by SIGINT"])
+    done = run(
+        make("C1", holds), make("C2", hangs), make("C3", holds), interrupted=lambda: next(asked)
+    )
+    counted = summarize(done.results, done.stopped)
+    assert done.stopped == "interrupted by SIGINT"
+    assert counted.exit_status == 3
+    assert verdicts(done)["C3"] is Verdict.NOT_RUN
+    assert len(done.results) == 3
+
+
+def test_no_pass_is_given_where_the_kernel_warned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "KERNEL", tmp_path)
+    (tmp_path / "warn_count").write_text("0\n")
+
+    def warns(_: Context) -> None:
+        (tmp_path / "warn_count").write_text("1\n")
+
+    done = run(make("C1", warns), make("C2", holds))
+    assert verdicts(done) == {"C1": Verdict.FAILED, "C2": Verdict.PASSED}
+    assert "the kernel warned or oopsed" in done.results[0].reason
+
+
+def test_repetitions_come_one_after_the_other_and_what_may_hang_after_all() -> None:
+    done = run(make("C1", holds), make("C9", holds, may_hang=True), make("C2", holds), repeat=2)
+    assert [(each.check.id, each.repeat) for each in done.results] == [
+        ("C1", 1),
+        ("C2", 1),
+        ("C1", 2),
+        ("C2", 2),
+        ("C9", 1),
+        ("C9", 2),
+    ]
+
+
+def test_of_repetitions_the_worst_counts(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+
+    def sometimes(context: Context) -> None:
+        first = not seen.exists()
+        seen.touch()
+        context.expect(first, "asked", "EIO", "0")
+
+    done = run(make("C1", sometimes), repeat=3)
+    ((_, results),) = by_check(done.results)
+    assert [each.verdict for each in results] == [Verdict.PASSED, Verdict.FAILED, Verdict.FAILED]
+    assert worst(results).repeat == 2
+    counted = summarize(done.results)
+    assert (counted.passed, counted.failed[Level.MUST]) == (0, 1)
+
+
+def test_what_the_profile_skips_and_what_takes_a_device_is_left_out() -> None:
+    checks = [make("C1", dies), make("C2", holds, rebinds=True), make("C3", holds)]
+    known = profile('[skip]\nC1 = "it oopses"', ["C1"])
+    left = {each.check.id: each.left_out for each in plan(checks, known)}
+    assert "--profile generic" in left["C1"]
+    assert "--destructive" in left["C2"]
+    assert left["C3"] == ""
+    left = {each.check.id: each.left_out for each in plan(checks, known, destructive=True)}
+    assert left["C2"] == ""
+    done = run(*checks, known='[skip]\nC1 = "it oopses"')
+    assert [each.verdict for each in done.results] == [
+        Verdict.NOT_RUN,
+        Verdict.NOT_RUN,
+        Verdict.PASSED,
+    ]
+    assert done.stopped == ""
+
+
+def test_checks_are_selected_by_level_number_and_statement() -> None:
+    checks = [
+        make("C1", holds),
+        make("C1.more", holds, level=Level.SHOULD),
+        make("C2", holds, level=Level.DRIVER),
+    ]
+
+    def named(level: Level, *only: str) -> list[str]:
+        return [each.id for each in select(checks, level, only)]
+
+    assert named(Level.MUST) == ["C1"]
+    assert named(Level.SHOULD) == ["C1", "C1.more"]
+    assert named(Level.DRIVER) == ["C1", "C1.more", "C2"]
+    assert named(Level.DRIVER, "C1") == ["C1", "C1.more"]
+    assert named(Level.DRIVER, "C1.more", "C2") == ["C1.more", "C2"]
+    with pytest.raises(UsageError, match="there is no check C3"):
+        named(Level.DRIVER, "C3")
+    with pytest.raises(UsageError, match="--level must leaves none of C2"):
+        named(Level.MUST, "C2")
+
+
+def test_every_check_is_in_a_section_with_a_title() -> None:
+    for check in all_checks():
+        assert section(check)[0].isupper()
+
+
+def test_a_run_of_nothing_starts_no_process() -> None:
+    done = run(make("C1", dies), known='[skip]\nC1 = "r"')
+    assert [each.verdict for each in done.results] == [Verdict.NOT_RUN]
+
+
+def test_checks_know_what_the_driver_offers() -> None:
+    seen = run(make("C1", holds, needs=ALL_FLAGS))
+    assert verdicts(seen) == {"C1": Verdict.PASSED}

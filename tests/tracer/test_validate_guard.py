@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices are refused, or borrowed and given back as they were found."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from genbindings.errors import Error, UsageError
+from mlxtrace import devices
+from mlxtrace.validate import guard, simulated
+from mlxtrace.validate.guard import RefusedError
+from mlxtrace.vfio import MigrationFlags
+from mlxuapi import vfio as uapi
+
+from .fake_kernel import BDF, OTHER_BDF, FakeKernel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = (BDF, OTHER_BDF)
+DRIVERS = "bus/pci/drivers"
+
+
+class Host(FakeKernel):
+    """VFIO with two VFs of one PF, whose sysfs binds and unbinds."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(root, monkeypatch)
+        self.written: list[str] = []
+        self.pf = self.sysfs / "bus/pci/devices/0000:01:00.0"
+        self.pf.mkdir()
+        for number, name in enumerate(NAMES):
+            self.adopt(name, number)
+            (self.path(name) / "driver_override").write_text("(null)\n")
+        monkeypatch.setattr(guard, "_write", self.write)
+        monkeypatch.setattr(devices, "PROC", root / "proc")
+
+    def path(self, name: str) -> Path:
+        return self.sysfs / "bus/pci/devices" / name
+
+    def adopt(self, name: str, number: int) -> None:
+        """Make ``name`` a VF of the PF."""
+        (self.path(name) / "physfn").unlink(missing_ok=True)
+        (self.path(name) / "physfn").symlink_to(self.pf)
+        (self.pf / f"virtfn{number}").symlink_to(self.path(name))
+
+    def driver(self, name: str) -> str | None:
+        return devices.lookup(name).driver
+
+    def write(self, path: Path, text: str) -> None:
+        """Do what the kernel does when a file of sysfs is written."""
+        self.written.append(f"{path.name} {text}".strip())
+        if path.name == "driver_override":
+            path.write_text(f"{text or '(null)'}\n")
+            return
+        link = self.path(text) / "driver"
+        if path.name == "unbind":
+            link.unlink()
+            return
+        override = (self.path(text) / "driver_override").read_text().strip()
+        driver = override if path.name == "drivers_probe" else path.parent.name
+        link.symlink_to(self.sysfs / DRIVERS / driver)
+
+    def bind(self, name: str, driver: str | None) -> None:
+        """Have ``name`` be found with ``driver``."""
+        link = self.path(name) / "driver"
+        link.unlink(missing_ok=True)
+        for vfio in self.path(name).glob("vfio-dev/*"):
+            vfio.rmdir()
+        if driver:
+            (self.sysfs / DRIVERS / driver).mkdir(parents=True, exist_ok=True)
+            link.symlink_to(self.sysfs / DRIVERS / driver)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+def refused(*, bind: bool = False, destructive: bool = False) -> RefusedError:
+    with (
+        pytest.raises(RefusedError) as caught,
+        guard.borrowed(guard.look_up(NAMES, destructive=destructive), bind=bind),
+    ):
+        pass
+    assert caught.value.status == 3
+    return caught.value
+
+
+def test_devices_that_are_free_are_left_as_they_are(host: Host) -> None:
+    with guard.borrowed(guard.look_up(NAMES, destructive=True), bind=True) as loan:
+        pass
+    assert (host.written, loan.troubles) == ([], [])
+
+
+def test_what_is_not_there_or_no_vf_is_refused(host: Host) -> None:
+    (host.path(BDF) / "physfn").unlink()
+    assert "not a virtual function" in str(refused())
+    with pytest.raises(RefusedError, match="there is no such device"):
+        guard.look_up(["0000:09:00.1"])
+    with pytest.raises(UsageError):
+        guard.look_up(["eth0"])
+
+
+def test_a_device_in_use_is_refused_and_its_user_named(host: Host) -> None:
+    process = host.root / "proc/4711"
+    (process / "fd").mkdir(parents=True)
+    (process / "comm").write_text("qemu-system-x86\n")
+    (process / "fd/9").symlink_to(host.dev / "vfio/8")
+    assert f"{OTHER_BDF}: in use by qemu-system-x86 (4711)" in str(refused())
+
+
+def test_another_driver_is_refused_unless_it_may_be_taken(host: Host) -> None:
+    host.bind(BDF, "mlx5_core")
+    error = refused()
+    assert "bound to mlx5_core" in str(error)
+    assert "--bind" in error.hint
+    assert host.written == []
+
+
+def test_a_device_that_was_taken_is_given_back(host: Host) -> None:
+    host.bind(BDF, "mlx5_core")
+    host.bind(OTHER_BDF, None)
+    (host.path(BDF) / "driver_override").write_text("mlx5_core\n")
+    with guard.borrowed(guard.look_up(NAMES), bind=True) as loan:
+        assert [host.driver(name) for name in NAMES] == ["mlx5_vfio_pci"] * 2
+    assert [host.driver(name) for name in NAMES] == ["mlx5_core", None]
+    overrides = [(host.path(name) / "driver_override").read_text() for name in NAMES]
+    assert overrides == ["mlx5_core\n", "(null)\n"]
+    assert loan.troubles == []
+
+
+def test_one_that_was_taken_is_given_back_when_the_other_is_refused(host: Host) -> None:
+    host.bind(BDF, "mlx5_core")
+    host.bind(OTHER_BDF, "mlx5_core")
+    interface = host.path(OTHER_BDF) / "net/eth4"
+    interface.mkdir(parents=True)
+    (interface / "flags").write_text("0x1003\n")
+    error = refused(bind=True)
+    assert "network interface eth4 is up" in str(error)
+    assert "ip link set eth4 down" in error.hint
+    assert [host.driver(name) for name in NAMES] == ["mlx5_core"] * 2
+
+
+def test_without_the_module_nothing_is_taken(host: Host) -> None:
+    for name in NAMES:
+        host.bind(name, "mlx5_core")
+    (host.sysfs / DRIVERS / "mlx5_vfio_pci").rmdir()
+    assert refused(bind=True).hint == "modprobe mlx5_vfio_pci"
+    assert host.written == []
+
+
+def test_a_device_that_a_check_left_without_driver_gets_it_back(host: Host) -> None:
+    with guard.borrowed(guard.look_up(NAMES), bind=False) as loan:
+        host.bind(BDF, None)
+    assert host.driver(BDF) == "mlx5_vfio_pci"
+    assert loan.troubles == []
+    with guard.borrowed(guard.look_up(NAMES), bind=False) as loan:
+        host.bind(BDF, "mlx5_core")
+    assert loan.troubles == [
+        f"{BDF} is not as it was found: it has the driver mlx5_core, and had mlx5_vfio_pci"
+    ]
+
+
+def test_what_is_stuck_in_the_kernel_is_not_touched(host: Host) -> None:
+    host.bind(BDF, "mlx5_core")
+    with guard.borrowed(guard.look_up(NAMES), bind=True) as loan:
+        host.written.clear()
+        loan.hold = True
+    assert host.written == []
+    assert BDF in loan.troubles[0]
+
+
+def test_destructive_checks_are_refused_beside_vfs_that_were_not_named(host: Host) -> None:
+    host.add("0000:01:00.3", 9, "mlx5_core", None)
+    host.adopt("0000:01:00.3", 2)
+    assert "VFs that were not named: 0000:01:00.3" in str(refused(destructive=True))
+    with guard.borrowed(guard.look_up(NAMES), bind=False):
+        pass
+
+
+@pytest.mark.usefixtures("host")
+def test_what_the_driver_offers_is_asked_in_another_process() -> None:
+    offer = guard.probe(NAMES)
+    assert offer.driver == "mlx5_vfio_pci"
+    assert MigrationFlags.PRE_COPY in offer.flags
+
+
+def test_a_device_that_will_not_open_is_refused(host: Host) -> None:
+    host.errors[int(uapi.VFIO_GROUP_GET_DEVICE_FD)] = errno.ENODEV
+    with pytest.raises(RefusedError, match=f"{BDF}: opening it through"):
+        guard.probe(NAMES)
+
+
+def test_two_drivers_are_refused(host: Host) -> None:
+    host.bind(OTHER_BDF, "vfio_pci")
+    with pytest.raises(RefusedError, match="different drivers: mlx5_vfio_pci, vfio_pci"):
+        guard.probe(NAMES)
+
+
+def test_the_labs_firmware_is_found_used_and_left_as_it_was(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    debugfs = host.root / "mlx5_lab"
+    monkeypatch.setattr(simulated, "DEBUGFS", debugfs)
+    assert simulated.find(NAMES) is None
+    for name in (*NAMES, host.pf.name):
+        (debugfs / name).mkdir(parents=True)
+    for name in NAMES:
+        (debugfs / name / "dirty_bytes_per_s").write_text("4096\n")
+    (debugfs / BDF / "status").write_text("state RUNNING\ntracked 1\n")
+    (debugfs / host.pf.name / "objects").write_text("pd 2\nmkey 3\n")
+    firmware = simulated.find(NAMES)
+    assert firmware
+    assert firmware.tracks(BDF)
+    assert firmware.objects() == {"pd": 2, "mkey": 3}
+    rate = debugfs / BDF / "dirty_bytes_per_s"
+    firmware.set_busy(BDF, busy=False)
+    assert rate.read_text() == "0\n"
+    firmware.set_busy(BDF, busy=True)
+    assert int(rate.read_text()) > 4096
+    firmware.restore()
+    assert rate.read_text() == "4096\n"
+    os.remove(debugfs / BDF / "status")  # noqa: PTH107
+    with pytest.raises(Error, match="cannot read"):
+        firmware.tracks(BDF)

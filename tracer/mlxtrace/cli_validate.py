@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command ``mlxtrace validate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genbindings.console import CONTEXT
+from genbindings.errors import Error, UsageError
+from mlxtrace.devices import parse_name
+
+if TYPE_CHECKING:
+    from mlxtrace.checks import Check
+    from mlxtrace.validate.session import Options, Session
+
+
+def _device_name(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """Return a device's name in canonical form; another is a usage error."""
+    if value is None:
+        return None
+    try:
+        return parse_name(value)
+    except UsageError as error:
+        raise click.BadParameter(f"{error}; {error.hint}", context, parameter) from None
+
+
+def _names(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> list[str]:
+    """Return the words of ``C6,C15``."""
+    words = [word.strip() for value in values for word in value.split(",")]
+    return [word[:1].upper() + word[1:] for word in words if word]
+
+
+@click.command("validate", context_settings=CONTEXT)
+@click.option("--source", callback=_device_name, metavar="BDF", help="VF whose state is saved.")
+@click.option(
+    "--target", callback=_device_name, metavar="BDF", help="VF that streams are loaded on."
+)
+@click.option(
+    "--profile",
+    metavar="NAME",
+    help="What the driver is known not to do: carried, upstream-6.12, stock-6.1, mtty, generic, or "
+    "a .toml file. Default: as driver and kernel say.",
+)
+@click.option(
+    "--level",
+    type=click.Choice(["must", "should", "driver"]),
+    default="driver",
+    show_default=True,
+    help="Only rules that bind at least so much; driver has all.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    callback=_names,
+    metavar="ID,...",
+    help="Only these checks; a statement (C31) stands for all its checks.",
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Run everything N times; the worst result of a check counts.",
+)
+@click.option(
+    "--cycles",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="How often a check that looks for leaks goes round.",
+)
+@click.option(
+    "--check-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300,
+    show_default=True,
+    metavar="SECONDS",
+    help="A check that takes longer hangs: the run ends.",
+)
+@click.option(
+    "--destructive", is_flag=True, help="Also take VFs from their driver, or away, for a moment."
+)
+@click.option(
+    "--bind", is_flag=True, help="Bind the VFs to mlx5_vfio_pci for the run, and give them back."
+)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON lines to stdout instead of text.")
+@click.option(
+    "--junit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write the results to FILE as JUnit XML.",
+)
+@click.option("--list", "listing", is_flag=True, help="List the checks; needs no device.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+def command(
+    source: str | None,
+    target: str | None,
+    profile: str | None,
+    level: str,
+    only: list[str],
+    repeat: int,
+    cycles: int,
+    check_timeout: float,
+    destructive: bool,
+    bind: bool,
+    as_json: bool,
+    junit: Path | None,
+    listing: bool,
+    quiet: bool,
+) -> int:
+    """Check a VFIO migration driver against the rules of the migration uAPI.
+
+    Both VFs are reset again and again: they must be bound to a VFIO driver and be used by nobody.
+    They are given back as they were found. A rule that the driver is known not to keep is reported
+    as a known deviation with its reason, never as a pass.
+
+    Exit status: 0 no rule of level must failed, known deviations aside; 1 one did; 2 usage;
+    3 it could not run to the end (a device was refused or lost, a check hung, Ctrl-C).
+    """
+    from mlxtrace.checks import Level, all_checks
+    from mlxtrace.validate.plan import select
+
+    checks = select(all_checks(), Level(level), only)
+    if listing:
+        _list(checks, profile, as_json)
+        return 0
+    if source is None or target is None:
+        raise click.UsageError("Give --source BDF and --target BDF (or --list).")
+    if source == target:
+        raise click.UsageError(f"--source and --target are the same device, {source}.")
+
+    from mlxtrace.validate.session import Options, Session
+
+    options = Options(
+        source=source,
+        target=target,
+        profile=profile,
+        repeat=repeat,
+        cycles=cycles,
+        limit_s=check_timeout,
+        destructive=destructive,
+        bind=bind,
+        quiet=quiet,
+    )
+    tell = _tell if as_json else lambda _: None
+    session = Session(options, checks, tell=tell, before=lambda: _require_writable(junit))
+    session.run()
+    return _end(session, options, as_json, junit)
+
+
+def _tell(line: dict[str, Any]) -> None:
+    click.echo(json.dumps(line))
+
+
+def _require_writable(junit: Path | None) -> None:
+    """Raise Error now rather than after the run."""
+    if junit is None:
+        return
+    try:
+        junit.open("ab").close()
+    except OSError as error:
+        raise Error(f"cannot write {junit}: {error.strerror}") from None
+
+
+def _end(session: Session, options: Options, as_json: bool, junit: Path | None) -> int:
+    """Write the reports and return the exit status."""
+    summary, heading = session.summary, session.heading
+    if junit is not None:
+        from mlxtrace.validate.junit import write
+
+        properties = {**vars(heading), "stopped": summary.stopped}
+        try:
+            write(junit, session.results, properties)
+        except OSError as error:
+            click.echo(f"mlxtrace: cannot write {junit}: {error.strerror}", err=True)
+    if as_json:
+        _tell(summary.as_dict())
+    else:
+        # Only here: in an emulated guest rich takes seconds to import.
+        from mlxtrace.validate.report import show
+
+        show(heading, session.results, summary, options.again)
+    if summary.stopped:
+        click.echo(f"mlxtrace: error: not run to the end: {summary.stopped}", err=True)
+        if session.hint:
+            click.echo(f"  hint: {session.hint}", err=True)
+    return summary.exit_status
+
+
+def _list(checks: list[Check], profile_name: str | None, as_json: bool) -> None:
+    """Print ``checks``, with what a profile says of them if one is named."""
+    from mlxtrace.checks import all_checks
+    from mlxtrace.validate.profiles import load
+
+    every = [check.id for check in all_checks()]
+    profile = load(profile_name, every) if profile_name else None
+    for check in checks:
+        known = profile.of(check) if profile else None
+        notes = [
+            *(["takes the VF from its driver: --destructive"] if check.rebinds else []),
+            *(["may hang the kernel: runs last"] if check.may_hang else []),
+            *([f"{known.kind}: {known.reason}"] if known else []),
+        ]
+        if as_json:
+            line = {"event": "listed", "id": check.id, "level": check.level, "rule": check.rule}
+            _tell({**line, "needs": _flags(check), "notes": notes})
+            continue
+        click.echo(f"{check.id:<14} {check.level:<6} {check.rule}")
+        for note in notes:
+            click.echo(f"{'':<21} [{note}]")
+
+
+def _flags(check: Check) -> list[str]:
+    from mlxtrace.vfio import MigrationFlags
+
+    return [flag.name or "" for flag in MigrationFlags if flag in check.needs]

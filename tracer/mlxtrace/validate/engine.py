@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs a plan: one process for the checks, a watchdog over each, a result for all of them."""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxtrace.checks import Status, Step
+from mlxtrace.validate.results import Result, Verdict, judge
+from mlxtrace.validate.worker import TellingContext, Worker, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mlxtrace.validate.plan import Planned
+    from mlxtrace.validate.profiles import Profile
+
+KERNEL = Path("/sys/kernel")
+_LOOK_S = 0.2
+"""How often it is seen whether the user has had enough."""
+
+
+@dataclass
+class Run:
+    """What came of a plan.
+
+    Attributes:
+        results: one for each check and repetition, in the order in which they came.
+        stopped: why it did not run to the end; empty if it did.
+        hint: what to do about that.
+        stuck: the process that ran the checks cannot be ended: the devices are still open.
+    """
+
+    results: list[Result] = field(default_factory=list)
+    stopped: str = ""
+    hint: str = ""
+    stuck: bool = False
+
+
+class Engine:
+    """Runs checks for a profile.
+
+    Args:
+        context: the devices, for the checks.
+        profile: what is known of their driver.
+        limit_s: how long a check may take.
+        interrupted: returns why to stop, or nothing.
+        began: is told of each check that begins.
+        came: is told of each result.
+    """
+
+    def __init__(
+        self,
+        context: TellingContext,
+        profile: Profile,
+        *,
+        limit_s: float,
+        interrupted: Callable[[], str] = lambda: "",
+        began: Callable[[Planned], None] = lambda _: None,
+        came: Callable[[Result], None] = lambda _: None,
+    ) -> None:
+        self._context = context
+        self._profile = profile
+        self._limit_s = limit_s
+        self._interrupted = interrupted
+        self._began = began
+        self._came = came
+
+    def run(self, plan: Sequence[Planned]) -> Run:
+        """Run ``plan`` and return what came of each check in it, whatever happens."""
+        run = Run()
+        waiting = []
+        for each in plan:
+            if each.left_out:
+                self._add(run, _not_run(each, each.left_out, self._profile))
+            else:
+                waiting.append(each)
+        if not waiting:
+            return run
+        function = functools.partial(serve, [each.check for each in waiting], self._context)
+        with Worker(function) as worker:
+            watch = _Watch(worker, self._limit_s, self._interrupted)
+            while waiting and not run.stopped:
+                began = time.monotonic()
+                before = _kernel_troubles()
+                self._began(waiting[0])
+                end = watch.until_end()
+                run.stopped, run.hint = end.get("stopped", ""), end.get("hint", "")
+                result = self._result(waiting[0], end, watch.steps, time.monotonic() - began)
+                self._add(run, _with_troubles(result, before, self._profile))
+                del waiting[0]
+            run.stuck = not worker.end()
+        for each in waiting:
+            self._add(run, _not_run(each, f"the run had ended: {run.stopped}", self._profile))
+        run.stopped = run.stopped or _broken(run)
+        return run
+
+    def _result(
+        self, each: Planned, end: dict[str, Any], steps: list[Step], took_s: float
+    ) -> Result:
+        if "status" not in end:
+            return _not_run(each, end["reason"], self._profile, steps, took_s * 1000)
+        return judge(
+            each.check,
+            each.repeat,
+            Status(end["status"]),
+            end["reason"],
+            self._profile,
+            steps,
+            took_s * 1000,
+        )
+
+    def _add(self, run: Run, result: Result) -> None:
+        run.results.append(result)
+        self._came(result)
+
+
+class _Watch:
+    """Waits for the ends of checks, not for ever; ``steps`` are those of the current one."""
+
+    def __init__(self, worker: Worker, limit_s: float, interrupted: Callable[[], str]) -> None:
+        self._worker = worker
+        self._limit_s = limit_s
+        self._interrupted = interrupted
+        self.steps: list[Step] = []
+
+    def until_end(self) -> dict[str, Any]:
+        """Return how the next check ends.
+
+        ``status`` and ``reason``, or ``reason`` alone if nothing came of it; ``stopped`` (and
+        ``hint``) if no other can run.
+        """
+        self.steps = []
+        deadline = time.monotonic() + self._limit_s
+        while True:
+            if why := self._interrupted():
+                return {"reason": why, "stopped": why}
+            try:
+                message = self._worker.receive(_LOOK_S)
+            except EOFError as error:
+                return self._died(str(error))
+            if message is None:
+                if time.monotonic() > deadline:
+                    return self._hung()
+            elif "did" in message:
+                self.steps.append(Step(message["did"], message["saw"]))
+            elif "lost" in message:
+                text = message["lost"]
+                return {"reason": text, "stopped": text, "hint": message["hint"]}
+            elif "broken" in message:
+                return {"reason": f"a mistake in the check itself: {message['broken']}"}
+            elif "status" in message:
+                if message["hung"]:
+                    message["stopped"] = "a call did not come back"
+                    message["hint"] = _HUNG_HINT
+                return message
+
+    def _hung(self) -> dict[str, Any]:
+        last = f"after {self.steps[-1]}" if self.steps else "at its first step"
+        return {
+            "status": Status.FAILED,
+            "reason": f"{last}: no answer within {self._limit_s:g} s; the rule wants an answer",
+            "stopped": f"a check took longer than {self._limit_s:g} s",
+            "hint": _HUNG_HINT,
+        }
+
+    def _died(self, how: str) -> dict[str, Any]:
+        last = f"after {self.steps[-1]}" if self.steps else "at its first step"
+        return {
+            "status": Status.FAILED,
+            "reason": f"{last}: the process that ran it ended with {how}",
+            "stopped": f"the process that ran the checks ended with {how}",
+            "hint": "dmesg says more if the kernel ended it; the devices may need a reboot",
+        }
+
+
+_HUNG_HINT = (
+    "dmesg says more; if the kernel hangs, the devices need a reboot. A slow machine needs a "
+    "longer --check-timeout"
+)
+
+
+def _not_run(
+    each: Planned,
+    reason: str,
+    profile: Profile,
+    steps: Sequence[Step] = (),
+    duration_ms: float = 0,
+) -> Result:
+    known = profile.of(each.check)
+    return Result(
+        each.check, each.repeat, Verdict.NOT_RUN, reason, known, tuple(steps), duration_ms
+    )
+
+
+def _broken(run: Run) -> str:
+    """Return that checks could not run through a mistake of their own; mostly empty."""
+    for result in run.results:
+        if result.verdict is Verdict.NOT_RUN and result.reason.startswith("a mistake"):
+            return f"{result.check.id}: {result.reason}"
+    return ""
+
+
+def _kernel_troubles() -> dict[str, str]:
+    """Return how often the kernel warned and oopsed; empty where it does not count (before 6.2)."""
+    found = {}
+    for name in ("warn_count", "oops_count"):
+        try:
+            found[name] = (KERNEL / name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+    return found
+
+
+def _with_troubles(result: Result, before: dict[str, str], profile: Profile) -> Result:
+    """Return ``result``; a pass during which the kernel warned or oopsed is none."""
+    if result.verdict is not Verdict.PASSED or _kernel_troubles() == before:
+        return result
+    reason = "the kernel warned or oopsed meanwhile, dmesg says where; the rule wants no harm"
+    return judge(
+        result.check,
+        result.repeat,
+        Status.FAILED,
+        reason,
+        profile,
+        result.steps,
+        result.duration_ms,
+    )

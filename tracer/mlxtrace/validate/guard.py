@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What may be touched: devices are refused, or borrowed and handed back as they were found."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from genbindings.errors import Error, UsageError
+from mlxtrace import devices, vfio_open
+from mlxtrace.checks.child import Child
+from mlxtrace.devices import MLX5_DRIVER, DeviceInfo
+from mlxtrace.vfio import Device, MigrationFlags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_OPEN_S = 60.0
+"""How long it may take to open a device: a real one is reset."""
+
+
+class RefusedError(Error):
+    """A device is not to be touched, or cannot be: nothing was checked."""
+
+    status = 3
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the devices are found to be.
+
+    Attributes:
+        driver: the driver of both.
+        flags: what the source's driver offers.
+    """
+
+    driver: str
+    flags: MigrationFlags
+
+
+def look_up(names: Sequence[str], *, destructive: bool = False) -> list[DeviceInfo]:
+    """Return what sysfs says of the devices ``names``, which nobody may be using.
+
+    Raises:
+        RefusedError: one is not there, is no VF, or is in use; or, if ``destructive``, its PF has
+            VFs that are not among ``names``.
+    """
+    with _refusing():
+        found = [devices.lookup(name) for name in names]
+        for device in found:
+            if not device.is_vf:
+                raise Error(f"{device.name}: not a virtual function", devices.bind_hint(device))
+            _require_idle(device)
+            if destructive and (others := _siblings(device) - set(names)):
+                raise Error(
+                    f"--destructive: the PF of {device.name} has VFs that were not named: "
+                    f"{' '.join(sorted(others))}",
+                    "have it make two VFs only (sriov_numvfs), or leave --destructive out",
+                )
+        return found
+
+
+@contextlib.contextmanager
+def borrowed(found: Sequence[DeviceInfo], *, bind: bool) -> Iterator[Loan]:
+    """Have each device bound to a VFIO driver; give it back to its own driver at the end.
+
+    Raises:
+        RefusedError: one has another driver, and ``bind`` does not allow to take it, or a network
+            interface of it is up.
+    """
+    loan = Loan()
+    try:
+        with _refusing():
+            for device in found:
+                loan.take(device, bind)
+        yield loan
+    finally:
+        loan.give_back()
+
+
+class Loan:
+    """Devices that were bound to another driver.
+
+    Attributes:
+        troubles: what could not be given back, for the user.
+        hold: the devices are stuck in the kernel, and not to be touched any more.
+    """
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[DeviceInfo, str]] = []
+        self._seen: list[DeviceInfo] = []
+        self.troubles: list[str] = []
+        self.hold = False
+
+    def take(self, device: DeviceInfo, bind: bool) -> None:
+        """Have ``device`` bound to a VFIO driver."""
+        if bind and device.vfio_device is None and ":" in device.name:
+            if device.driver is None or "vfio" not in device.driver:
+                _require_no_interface(device)
+                self._bind(device)
+                device = devices.lookup(device.name)
+        else:
+            self._seen.append(device)
+        try:
+            devices.require_vfio_driver(device)
+        except Error as error:
+            raise Error(
+                str(error), f"--bind does it for the time of the run; or {error.hint}"
+            ) from None
+
+    def _bind(self, device: DeviceInfo) -> None:
+        if not (devices.SYSFS / "bus/pci/drivers" / MLX5_DRIVER).is_dir():
+            raise Error(
+                f"--bind: the module {MLX5_DRIVER} is not loaded", f"modprobe {MLX5_DRIVER}"
+            )
+        override = (device.path / "driver_override").read_text(encoding="ascii").strip()
+        self._taken.append((device, "" if override == "(null)" else override))
+        _write(device.path / "driver_override", MLX5_DRIVER)
+        if device.driver is not None:
+            _write(device.path / "driver/unbind", device.name)
+        _write(devices.SYSFS / "bus/pci/drivers_probe", device.name)
+
+    def give_back(self) -> None:
+        """Give every device that was taken back; what fails is noted in ``troubles``."""
+        if self.hold:
+            names = " ".join(device.name for device, _ in self._taken)
+            if names:
+                self.troubles.append(f"{names}: left as they are, since the kernel hangs")
+            return
+        for device, override in reversed(self._taken):
+            try:
+                now = devices.lookup(device.name)
+                if now.driver is not None and now.driver != device.driver:
+                    _write(device.path / "driver/unbind", device.name)
+                _write(device.path / "driver_override", override)
+                if device.driver is not None and now.driver != device.driver:
+                    _write(devices.SYSFS / "bus/pci/drivers" / device.driver / "bind", device.name)
+            except Error as error:
+                self.troubles.append(f"{device.name} was not given back: {error}")
+        for device in self._seen:
+            self._rebind(device)
+
+    def _rebind(self, device: DeviceInfo) -> None:
+        """Bind ``device`` to the driver it had, if a check was ended half way."""
+        try:
+            now = devices.lookup(device.name)
+            if now.driver is None and device.driver is not None and ":" in device.name:
+                _write(devices.SYSFS / "bus/pci/drivers" / device.driver / "bind", device.name)
+                now = devices.lookup(device.name)
+            if now.driver != device.driver:
+                raise Error(f"it has the driver {now.driver}, and had {device.driver}")
+        except Error as error:
+            self.troubles.append(f"{device.name} is not as it was found: {error}")
+
+
+def probe(names: Sequence[str]) -> Offer:
+    """Open each device once, in a process of its own, and return what the first one offers.
+
+    Raises:
+        RefusedError: one cannot be opened, offers no migration, or they have different drivers.
+    """
+    with _refusing():
+        drivers = sorted({devices.lookup(name).driver or "" for name in names})
+        if len(drivers) > 1:
+            raise Error(
+                f"the devices have different drivers: {', '.join(drivers)}",
+                "a stream is loaded by the driver that made it",
+            )
+        child = Child(lambda: _open_each(names))
+        try:
+            answer = child.result(_OPEN_S)
+        except (TimeoutError, ChildProcessError) as error:
+            child.kill()
+            raise Error(f"opening {' and '.join(names)}: {error}", "dmesg may say more") from None
+        if "error" in answer:
+            raise Error(answer["error"], answer["hint"])
+        return Offer(drivers[0], MigrationFlags(answer["flags"]))
+
+
+def _open_each(names: Sequence[str]) -> dict[str, int | str]:
+    flags = []
+    try:
+        for name in names:
+            with Device.open(name) as device:
+                flags.append(int(device.require_migration()))
+    except Error as error:
+        return {"error": str(error), "hint": error.hint}
+    return {"flags": flags[0]}
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn errors into refusals."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Error as error:
+        raise RefusedError(str(error), error.hint) from None
+
+
+def _require_idle(device: DeviceInfo) -> None:
+    """Raise Error if a process has ``device``, or its IOMMU group, open."""
+    paths = [vfio_open.DEV / "vfio" / str(device.iommu_group)]
+    if device.vfio_device:
+        paths.append(vfio_open.DEV / "vfio/devices" / device.vfio_device)
+    held = [holder for path in paths if path.exists() for holder in devices.holders(path)]
+    if held:
+        raise Error(
+            f"{device.name}: in use by {', '.join(held)}",
+            "checking resets it: stop the VM or the tool that uses it, or name another VF",
+        )
+
+
+def _siblings(device: DeviceInfo) -> set[str]:
+    """Return the VFs of the PF of ``device``."""
+    return {link.readlink().name for link in (device.path / "physfn").glob("virtfn*")}
+
+
+def _require_no_interface(device: DeviceInfo) -> None:
+    """Raise Error if a network interface of ``device`` is up."""
+    for flags in sorted(device.path.glob("net/*/flags")):
+        # IFF_UP of include/uapi/linux/if.h.
+        if int(flags.read_text(encoding="ascii"), 16) & 1:
+            name = flags.parent.name
+            raise Error(
+                f"{device.name}: its network interface {name} is up",
+                f"if nobody needs it: ip link set {name} down",
+            )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a sysfs file."""
+    try:
+        path.write_text(f"{text}\n", encoding="ascii")
+    except OSError as error:
+        raise Error(f"cannot write {text!r} to {path}: {error.strerror}") from None
