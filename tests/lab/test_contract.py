@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The uAPI's rules on each kernel: the checks of mlxtrace.checks, alone and under faults."""
+"""The uAPI's rules on each kernel: `mlxtrace validate`, and some of its checks under faults."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import pytest
 
 from mlxtrace.checks import Status, all_checks
+from mlxtrace.validate.profiles import Kind, load
+from mlxtrace.validate.results import Verdict
 from mlxtrace.vfio import MigrationFlags
-from tests.lab.conftest import CARRIED, KERNEL, STOCK, UNLOAD
+from tests.lab.conftest import CARRIED, GUEST, KERNEL, STOCK, UNLOAD
 from tests.lab.guest.faulty import FAULTS
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
     from tests.lab.conftest import Lab, Labs
 
@@ -24,32 +28,25 @@ pytestmark = pytest.mark.lab
 
 CHECKS = {check.id: check for check in all_checks()}
 KERNELS = (KERNEL, STOCK, CARRIED)
+PROFILES = {KERNEL: "upstream-6.12", STOCK: "stock-6.1", CARRIED: "carried"}
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a kernel's driver is known not to do: by check or fault, the reason.
+    """What a kernel's driver is known not to do under faults; the profiles have the rest.
 
     Attributes:
         fails: what it does not keep.
         may_fail: what it keeps or not, as a race has it.
-        lacks: what is not offered, besides all that needs PRE_COPY where there is none.
-        spared: what would end the kernel, or spoil what runs after it, and is not run.
         allowed: assertions of the firmware that go with a failure.
     """
 
     fails: dict[str, str] = field(default_factory=dict)
     may_fail: dict[str, str] = field(default_factory=dict)
-    lacks: dict[str, str] = field(default_factory=dict)
-    spared: dict[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
 
 
-_TRUNCATED = "RESUMING to STOP does not look at what was loaded"
-_FALSE_END = "a reader between its two looks at the session takes STOP_COPY's beginning for its end"
 _LATE_READER = "a session that ends while a SAVE runs: read() says EAGAIN, or sleeps, for ever"
-_NO_RECORDS = "its stream is one image"
-_ALL_STATES = "the device has all states"
 
 _PART_LOST = "a read() that meets the end of its buffer says EFAULT, and what it copied is lost"
 _LEAK = "a session that ends as its SAVE does keeps its PD, its mkey and its file"
@@ -62,50 +59,19 @@ _LACKS = {
 }
 
 KNOWN = {
-    CARRIED: Known(lacks={"C4": _ALL_STATES, **_LACKS}),
+    CARRIED: Known(),
     KERNEL: Known(
-        fails={
-            "C17.once": "read() says ENOMSG while the SAVE that was announced still runs",
-            "C25.partial": _PART_LOST,
-            "C31.absent": _TRUNCATED,
-            "C31.truncated": _TRUNCATED,
-            "C31.ways": _TRUNCATED,
-            "C32": _TRUNCATED,
-            "C32.record": _TRUNCATED,
-        },
-        may_fail={"C38": _FALSE_END, "final-save-slow": _FALSE_END},
-        lacks={"C4": _ALL_STATES, **_LACKS},
-        spared={
-            "C35.ioctl": "it oopses: the session is gone, the state is still PRE_COPY",
-            **dict.fromkeys(("C35.held", "C35.unbind", "C35.sriov"), _FREED),
+        may_fail={
+            "final-save-slow": "a reader between its two looks at the session takes STOP_COPY's "
+            "beginning for its end"
         },
         allowed=("resume_incomplete",),
     ),
     STOCK: Known(
         fails={
-            "C5.session": _LATE_READER,
-            "C25.partial": _PART_LOST,
-            "C34": _LATE_READER,
-            "C35": _LATE_READER,
-            "C35.held": _LATE_READER,
-            "C35.sriov": _LATE_READER,
-            "C35.unbind": _LATE_READER,
-            "C42": _LATE_READER,
             "initial-save-slow": _LATE_READER,
             "save-slow-close": _LATE_READER,
             "save-slow": "a reader that sleeps is not woken when the session ends",
-        },
-        may_fail={
-            "C37": "as save-slow, if a reader happens to sleep",
-            **dict.fromkeys(("C35.file", "C39.kill", "C42.race", "save-slow-kill"), _LEAK),
-        },
-        spared={"C41.stop": _LEAK},
-        lacks={
-            **_LACKS,
-            "C30.optional": _NO_RECORDS,
-            "C32.harmed": _NO_RECORDS,
-            "C32.record": _NO_RECORDS,
-            "C36": "Linux 6.2 has the feature",
         },
     ),
 }
@@ -113,24 +79,45 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Ran:
-    """How guest/contract.py ended on a kernel, and what it printed, by check or fault."""
+    """How guest/contract.sh ended on a kernel, and what it printed.
+
+    Attributes:
+        faults: by fault, what guest/contract.py said.
+        meta: the first line of validate, ``summary`` the last one.
+        checks: by check, what validate said.
+        junit: the XML file.
+    """
 
     done: subprocess.CompletedProcess[str]
-    results: dict[str, dict[str, Any]]
+    faults: dict[str, dict[str, Any]]
+    meta: dict[str, Any]
+    checks: dict[str, dict[str, Any]]
+    summary: dict[str, Any]
+    junit: Path
     unload: subprocess.CompletedProcess[str]
 
 
 def run_on(lab: Lab) -> Ran:
-    known = KNOWN[lab.kernel]
+    allowed = KNOWN[lab.kernel].allowed
     done = lab.run(
         "contract",
-        *("python", "-m", "tests.lab.guest.contract"),
-        *(f"--without={name}" for name in known.spared),
-        options=[word for name in known.allowed for word in ("--allow", name)],
+        *("sh", GUEST / "contract.sh"),
+        options=[word for name in allowed for word in ("--allow", name)],
     )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    results = {line["fault"] or line["id"]: line for line in lines}
-    return Ran(done, results, lab.run("contract-unload", "sh", "-c", UNLOAD))
+
+    def only(event: str) -> dict[str, Any]:
+        return next((line for line in lines if line.get("event") == event), {})
+
+    return Ran(
+        done,
+        {line["fault"]: line for line in lines if "fault" in line},
+        only("meta"),
+        {line["id"]: line for line in lines if line.get("event") == "check"},
+        only("summary"),
+        lab.out / "contract/validate.xml",
+        lab.run("contract-unload", "sh", "-c", UNLOAD),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -160,38 +147,65 @@ each_kernel = pytest.mark.parametrize(
 @each_kernel
 def test_the_run_ends_well_and_leaves_nothing(ran: Ran, kernel: str) -> None:
     assert ran.done.returncode == 0, ran.done.stderr
-    asked = [name for name in (*FAULTS, *CHECKS) if name not in KNOWN[kernel].spared]
-    assert asked == [*ran.results]
+    assert list(ran.faults) == list(FAULTS)
+    assert set(ran.checks) == set(CHECKS)
+    assert (ran.meta["profile"], ran.meta["driver"]) == (PROFILES[kernel], "mlx5_vfio_pci")
     assert ran.unload.returncode == 0, ran.unload.stderr
 
 
-@pytest.mark.parametrize("name", [*CHECKS, *FAULTS])
+@each_kernel
+def test_the_sums_and_the_xml_agree_with_the_checks(ran: Ran) -> None:
+    found = [Verdict(line["status"]) for line in ran.checks.values()]
+    assert ran.summary["exit_status"] == 0
+    assert [ran.summary[name] for name in ("passed", "known_deviations", "not_offered")] == [
+        found.count(each) for each in (Verdict.PASSED, Verdict.KNOWN_DEVIATION, Verdict.NOT_OFFERED)
+    ]
+    suites = ElementTree.parse(ran.junit).getroot()
+    assert sum(int(suite.get("tests", 0)) for suite in suites) == len(found)
+    assert not any(int(suite.get("failures", 0)) for suite in suites)
+
+
+@pytest.mark.parametrize("name", CHECKS)
 @each_kernel
 def test_a_rule_holds_or_its_deviation_is_known(ran: Ran, kernel: str, name: str) -> None:
-    known = KNOWN[kernel]
-    if name in known.spared:
-        return
-    result = ran.results[name]
+    known = load(PROFILES[kernel], CHECKS).of(CHECKS[name])
+    line = ran.checks[name]
+    told = "\n".join([line["reason"], *line["steps"]])
+    assert (
+        line["status"]
+        in {
+            None: {Verdict.PASSED},
+            Kind.FAILS: {Verdict.KNOWN_DEVIATION},
+            Kind.MAY_FAIL: {Verdict.KNOWN_DEVIATION, Verdict.PASSED},
+            Kind.LACKS: {Verdict.NOT_OFFERED},
+            Kind.SKIP: {Verdict.NOT_RUN},
+        }[known.kind if known else None]
+    ), told
+    assert line["known"] == (known.reason if known else "")
+    if line["status"] == Verdict.KNOWN_DEVIATION:
+        assert "the rule wants" in line["reason"]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@each_kernel
+def test_a_rule_holds_under_a_fault_or_its_deviation_is_known(
+    ran: Ran, kernel: str, name: str
+) -> None:
+    result = ran.faults[name]
     steps = "\n".join(result["steps"])
     told = f"{result['reason']}\n{steps}"
-    assert result["status"] in statuses(known, kernel, name), told
+    assert result["status"] in statuses(KNOWN[kernel], kernel, name), told
     if result["status"] == Status.FAILED:
         assert "the rule wants" in result["reason"]
-    elif result["status"] == Status.PASSED and name in FAULTS:
+    elif result["status"] == Status.PASSED:
         assert result["strikes"] > 0
         assert re.search(FAULTS[name].seen, steps), told
 
 
 def statuses(known: Known, kernel: str, name: str) -> set[Status]:
-    """Return what may come of a check or fault."""
-    if name in known.lacks or (kernel == STOCK and needs_precopy(name)):
+    """Return what may come of a check under a fault."""
+    if kernel == STOCK and MigrationFlags.PRE_COPY in CHECKS[FAULTS[name].check].needs:
         return {Status.NOT_OFFERED}
     if name in known.fails:
         return {Status.FAILED}
     return {Status.PASSED, Status.FAILED} if name in known.may_fail else {Status.PASSED}
-
-
-def needs_precopy(name: str) -> bool:
-    """Return whether a check is about PRE_COPY."""
-    check = CHECKS[FAULTS[name].check if name in FAULTS else name]
-    return MigrationFlags.PRE_COPY in check.needs

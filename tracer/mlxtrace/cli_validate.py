@@ -200,6 +200,7 @@ def _end(session: Session, options: Options, as_json: bool, junit: Path | None) 
 def _list(checks: list[Check], profile_name: str | None, as_json: bool) -> None:
     """Print ``checks``, with what a profile says of them if one is named."""
     from mlxtrace.checks import all_checks
+    from mlxtrace.validate.plan import takes_away
     from mlxtrace.validate.profiles import load
 
     every = [check.id for check in all_checks()]
@@ -207,7 +208,7 @@ def _list(checks: list[Check], profile_name: str | None, as_json: bool) -> None:
     for check in checks:
         known = profile.of(check) if profile else None
         notes = [
-            *(["takes the VF from its driver: --destructive"] if check.rebinds else []),
+            *(["takes the VF from its driver: --destructive"] if takes_away(check) else []),
             *(["may hang the kernel: runs last"] if check.may_hang else []),
             *([f"{known.kind}: {known.reason}"] if known else []),
         ]

@@ -126,6 +126,7 @@ class _Watch:
         self._worker = worker
         self._limit_s = limit_s
         self._interrupted = interrupted
+        self._why = ""
         self.steps: list[Step] = []
 
     def until_end(self) -> dict[str, Any]:
@@ -137,13 +138,17 @@ class _Watch:
         self.steps = []
         deadline = time.monotonic() + self._limit_s
         while True:
-            if why := self._interrupted():
-                return {"reason": why, "stopped": why}
+            if not self._why and (why := self._interrupted()):
+                self._why = why
+                # What it told before that still counts.
+                self._worker.end()
             try:
                 message = self._worker.receive(_LOOK_S)
             except EOFError as error:
-                return self._died(str(error))
+                return self._stopped() if self._why else self._died(str(error))
             if message is None:
+                if self._why:
+                    return self._stopped()
                 if time.monotonic() > deadline:
                     return self._hung()
             elif "did" in message:
@@ -158,6 +163,9 @@ class _Watch:
                     message["stopped"] = "a call did not come back"
                     message["hint"] = _HUNG_HINT
                 return message
+
+    def _stopped(self) -> dict[str, Any]:
+        return {"reason": self._why, "stopped": self._why}
 
     def _hung(self) -> dict[str, Any]:
         last = f"after {self.steps[-1]}" if self.steps else "at its first step"

@@ -23,8 +23,15 @@ _SECTIONS = {
     "readers": "Readers and the end of the stream",
     "resume": "Loading",
     "lifetime": "Ends, resets and leaks",
+    "abrupt": "Races and sudden ends",
+    "datafile": "Data files",
+    "dirty": "Dirty tracking of memory",
+    "features": "Features",
+    "removal": "Removal of drivers and VFs",
+    "streams": "Damaged streams",
+    "table": "Sessions by state",
 }
-"""Titles of the modules in mlxtrace.checks that hold checks."""
+"""Titles of the modules in mlxtrace.checks that hold checks; another's is its name."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,11 @@ def plan(
     return sorted(planned, key=lambda each: each.check.may_hang)
 
 
+def takes_away(check: Check) -> bool:
+    """Tell whether ``check`` takes a device from its driver, or away, which has to be allowed."""
+    return check.rebinds
+
+
 def section(check: Check) -> str:
     """Return the title of the section of the report that ``check`` is in."""
     module = check.function.__module__.rpartition(".")[2]
@@ -92,6 +104,6 @@ def _left_out(check: Check, profile: Profile, destructive: bool) -> str:
     known = profile.of(check)
     if known and known.kind is Kind.SKIP:
         return f"the profile {profile.name} spares the kernel; --profile generic runs it"
-    if check.rebinds and not destructive:
+    if takes_away(check) and not destructive:
         return "it takes the VF from its driver: --destructive allows that"
     return ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtrace.checks import all_checks
 from mlxtrace.validate import guard, simulated
 from mlxtrace.validate.engine import Engine, Run
-from mlxtrace.validate.plan import plan
+from mlxtrace.validate.plan import plan, takes_away
 from mlxtrace.validate.profiles import Profile, choose, load
 from mlxtrace.validate.progress import interruptible, shown
 from mlxtrace.validate.results import Result, Summary, as_dict, summarize
@@ -44,7 +44,7 @@ class Options:
         words += ["--only", check.id]
         words += ["--profile", self.profile] if self.profile else []
         words += ["--cycles", str(self.cycles)] if self.cycles != Options.cycles else []
-        words += ["--destructive"] if check.rebinds else []
+        words += ["--destructive"] if takes_away(check) else []
         words += ["--bind"] if self.bind else []
         return shlex.join(words)
 
