@@ -85,13 +85,13 @@ def test_the_wheel_has_what_the_lab_and_the_tracer_load(installed: Path, tmp_pat
         "from genbindings.resources import find\n"
         "for name in ('templates/precopy.bpf.c.j2', 'lab/firmware/Kbuild', 'lab/kernels.toml',\n"
         "             'kernel-patches/linux-6.1/series',\n"
-        "             'lab/debug-6.1.config'):\n"
+        "             'lab/debug-6.1.config', 'tracer/profiles/carried.toml'):\n"
         "    print(find(name))\n"
     )
     result = run(installed / "python", "-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     paths = [Path(line) for line in result.stdout.split()]
-    assert len(paths) == 5
+    assert len(paths) == 6
     assert not any(path.is_relative_to(REPOSITORY) for path in paths)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -27,7 +28,6 @@ from .fake_kernel import BDF, OTHER_BDF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from mlxtrace.checks import Context
 
@@ -46,7 +46,7 @@ class Host:
         monkeypatch.setattr(guard, "look_up", self._look_up)
         monkeypatch.setattr(guard, "borrowed", self._borrowed)
         monkeypatch.setattr(guard, "probe", lambda _: Offer("some_vfio_pci", ALL_FLAGS))
-        monkeypatch.setattr(simulated, "find", lambda _: None)
+        monkeypatch.setattr(simulated, "DEBUGFS", Path("/nonexistent"))
         monkeypatch.setattr(session, "TellingContext", NoDevices)
         monkeypatch.setattr(session, "choose", self._choose)
 

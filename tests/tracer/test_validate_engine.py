@@ -9,7 +9,7 @@ import pytest
 
 from genbindings.errors import Error, UsageError
 from mlxtrace.checks import Check, Level, all_checks
-from mlxtrace.validate import engine as engine_module
+from mlxtrace.validate import worker
 from mlxtrace.validate.engine import Engine, Run
 from mlxtrace.validate.plan import plan, section, select
 from mlxtrace.validate.results import Verdict, by_check, summarize, worst
@@ -149,7 +149,7 @@ def test_the_user_can_have_enough() -> None:
 def test_no_pass_is_given_where_the_kernel_warned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "KERNEL", tmp_path)
+    monkeypatch.setattr(worker, "KERNEL", tmp_path)
     (tmp_path / "warn_count").write_text("0\n")
 
     def warns(_: Context) -> None:

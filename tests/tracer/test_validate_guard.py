@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -207,24 +206,29 @@ def test_the_labs_firmware_is_found_used_and_left_as_it_was(
 ) -> None:
     debugfs = host.root / "mlx5_lab"
     monkeypatch.setattr(simulated, "DEBUGFS", debugfs)
-    assert simulated.find(NAMES) is None
+    with simulated.borrowed(NAMES) as loan:
+        assert loan.firmware is None
     for name in (*NAMES, host.pf.name):
         (debugfs / name).mkdir(parents=True)
     for name in NAMES:
         (debugfs / name / "dirty_bytes_per_s").write_text("4096\n")
     (debugfs / BDF / "status").write_text("state RUNNING\ntracked 1\n")
     (debugfs / host.pf.name / "objects").write_text("pd 2\nmkey 3\n")
-    firmware = simulated.find(NAMES)
-    assert firmware
-    assert firmware.tracks(BDF)
-    assert firmware.objects() == {"pd": 2, "mkey": 3}
     rate = debugfs / BDF / "dirty_bytes_per_s"
-    firmware.set_busy(BDF, busy=False)
-    assert rate.read_text() == "0\n"
-    firmware.set_busy(BDF, busy=True)
-    assert int(rate.read_text()) > 4096
-    firmware.restore()
-    assert rate.read_text() == "4096\n"
-    os.remove(debugfs / BDF / "status")  # noqa: PTH107
+    with simulated.borrowed(NAMES) as loan:
+        firmware = loan.firmware
+        assert firmware
+        assert firmware.tracks(BDF)
+        assert firmware.objects() == {"pd": 2, "mkey": 3}
+        firmware.set_busy(BDF, busy=False)
+        assert rate.read_text() == "0\n"
+        firmware.set_busy(BDF, busy=True)
+        assert int(rate.read_text()) > 4096
+    assert (rate.read_text(), loan.trouble) == ("4096\n", "")
+    with simulated.borrowed(NAMES) as loan:
+        rate.unlink()
+        rate.mkdir()
+    assert "cannot write" in loan.trouble
+    (debugfs / BDF / "status").unlink()
     with pytest.raises(Error, match="cannot read"):
         firmware.tracks(BDF)

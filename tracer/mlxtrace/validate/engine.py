@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace.checks import Status, Step
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from mlxtrace.validate.plan import Planned
     from mlxtrace.validate.profiles import Profile
 
-KERNEL = Path("/sys/kernel")
 _LOOK_S = 0.2
 """How often it is seen whether the user has had enough."""
 
@@ -86,12 +84,11 @@ class Engine:
             watch = _Watch(worker, self._limit_s, self._interrupted)
             while waiting and not run.stopped:
                 began = time.monotonic()
-                before = _kernel_troubles()
                 self._began(waiting[0])
                 end = watch.until_end()
                 run.stopped, run.hint = end.get("stopped", ""), end.get("hint", "")
-                result = self._result(waiting[0], end, watch.steps, time.monotonic() - began)
-                self._add(run, _with_troubles(result, before, self._profile))
+                took_s = time.monotonic() - began
+                self._add(run, self._result(waiting[0], end, watch.steps, took_s))
                 del waiting[0]
             run.stuck = not worker.end()
         for each in waiting:
@@ -159,6 +156,8 @@ class _Watch:
             elif "broken" in message:
                 return {"reason": f"a mistake in the check itself: {message['broken']}"}
             elif "status" in message:
+                if message["warned"] and message["status"] == Status.PASSED:
+                    message["status"], message["reason"] = Status.FAILED, _WARNED
                 if message["hung"]:
                     message["stopped"] = "a call did not come back"
                     message["hint"] = _HUNG_HINT
@@ -186,6 +185,7 @@ class _Watch:
         }
 
 
+_WARNED = "the kernel warned or oopsed meanwhile, dmesg says where; the rule wants no harm"
 _HUNG_HINT = (
     "dmesg says more; if the kernel hangs, the devices need a reboot. A slow machine needs a "
     "longer --check-timeout"
@@ -211,30 +211,3 @@ def _broken(run: Run) -> str:
         if result.verdict is Verdict.NOT_RUN and result.reason.startswith("a mistake"):
             return f"{result.check.id}: {result.reason}"
     return ""
-
-
-def _kernel_troubles() -> dict[str, str]:
-    """Return how often the kernel warned and oopsed; empty where it does not count (before 6.2)."""
-    found = {}
-    for name in ("warn_count", "oops_count"):
-        try:
-            found[name] = (KERNEL / name).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-    return found
-
-
-def _with_troubles(result: Result, before: dict[str, str], profile: Profile) -> Result:
-    """Return ``result``; a pass during which the kernel warned or oopsed is none."""
-    if result.verdict is not Verdict.PASSED or _kernel_troubles() == before:
-        return result
-    reason = "the kernel warned or oopsed meanwhile, dmesg says where; the rule wants no harm"
-    return judge(
-        result.check,
-        result.repeat,
-        Status.FAILED,
-        reason,
-        profile,
-        result.steps,
-        result.duration_ms,
-    )

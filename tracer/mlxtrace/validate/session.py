@@ -136,15 +136,20 @@ class Session:
         )
         self._before()
         self._tell({"event": "meta", **vars(self.heading)})
-        firmware = simulated.find(names)
-        context = TellingContext(
-            *names, firmware=firmware, may_rebind=options.destructive, cycles=options.cycles
-        )
         planned = plan(
             self._checks, profile, repeat=options.repeat, destructive=options.destructive
         )
         total = sum(not each.left_out for each in planned)
-        with shown(total, options.quiet) as progress:
+        with (
+            simulated.borrowed(names) as loan,
+            shown(total, options.quiet) as progress,
+        ):
+            context = TellingContext(
+                *names,
+                firmware=loan.firmware,
+                may_rebind=options.destructive,
+                cycles=options.cycles,
+            )
 
             def came(result: Result) -> None:
                 self._tell(as_dict(result))
@@ -159,6 +164,6 @@ class Session:
                 came=came,
             )
             run = engine.run(planned)
-        if firmware and not run.stuck:
-            firmware.restore()
+            loan.hold = run.stuck
+        run.stopped = run.stopped or loan.trouble
         return run

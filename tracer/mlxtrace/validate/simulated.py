@@ -6,6 +6,8 @@ The files are those of the module mlx5_lab: see docs/lab.md.
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from genbindings.errors import Error
 from mlxtrace import devices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 DEBUGFS = Path("/sys/kernel/debug/mlx5_lab")
 BUSY_BYTES_PER_S = 8 << 20
@@ -52,12 +54,35 @@ class SimulatedFirmware:
                 _write(name, _RATE, rate)
 
 
-def find(names: Iterable[str]) -> SimulatedFirmware | None:
-    """Return the simulated firmware of the VFs ``names``, None if theirs is real."""
+@dataclass
+class Loan:
+    """The firmware while it is in use.
+
+    Attributes:
+        firmware: None if the devices' is real.
+        hold: the devices are stuck in the kernel, and not to be touched any more.
+        trouble: why it could not be left as it was found; empty if it was.
+    """
+
+    firmware: SimulatedFirmware | None
+    hold: bool = False
+    trouble: str = ""
+
+
+@contextlib.contextmanager
+def borrowed(names: Iterable[str]) -> Iterator[Loan]:
+    """Find the simulated firmware of the VFs ``names``, if there is one, and leave it as it was."""
     names = list(names)
-    if all((DEBUGFS / name / _RATE).is_file() for name in names):
-        return SimulatedFirmware(names)
-    return None
+    is_there = all((DEBUGFS / name / _RATE).is_file() for name in names)
+    loan = Loan(SimulatedFirmware(names) if is_there else None)
+    try:
+        yield loan
+    finally:
+        if loan.firmware and not loan.hold:
+            try:
+                loan.firmware.restore()
+            except Error as error:
+                loan.trouble = str(error)
 
 
 def _pf(name: str) -> str | None:

@@ -13,6 +13,7 @@ import select
 import signal
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from genbindings.errors import Error
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
     Tell = Callable[[Message], None]
 
+KERNEL = Path("/sys/kernel")
 _KILLED_S = 2.0
 """How long a killed process may take to go. One that is stuck in the kernel stays."""
 
@@ -44,15 +46,15 @@ class TellingContext(Context):
 
 
 def serve(checks: Sequence[Check], context: TellingContext, tell: Tell) -> None:
-    """Run ``checks``, and tell how each begins and ends.
+    """Run ``checks`` in order, and tell how each goes.
 
-    Messages: ``begin`` (its index), ``did`` and ``saw`` for a step, then one of ``status`` (with
-    ``reason`` and ``hung``), ``broken`` (the check itself failed) and ``lost`` (with ``hint``: a
-    device cannot be opened, which ends it all).
+    Messages: ``did`` and ``saw`` for each step of a check, then how it ended: ``status`` (with
+    ``reason``, ``hung``, and ``warned``, which says that the kernel did), ``broken`` (the check
+    itself failed), or ``lost`` (with ``hint``): a device cannot be opened, which ends it all.
     """
     context.tell = tell
-    for index, check in enumerate(checks):
-        tell({"begin": index})
+    for check in checks:
+        before = _kernel_troubles()
         try:
             outcome = run(check, context)
         except Error as error:
@@ -63,9 +65,25 @@ def serve(checks: Sequence[Check], context: TellingContext, tell: Tell) -> None:
             where = f"{os.path.basename(frame.filename)}:{frame.lineno}"  # noqa: PTH119
             tell({"broken": f"{type(error).__name__} at {where}: {error}"})
             continue
-        tell({"status": outcome.status, "reason": outcome.reason, "hung": outcome.hung})
+        tell(
+            {
+                "status": outcome.status,
+                "reason": outcome.reason,
+                "hung": outcome.hung,
+                "warned": _kernel_troubles() != before,
+            }
+        )
         if outcome.hung:
             return
+
+
+def _kernel_troubles() -> list[str]:
+    """Return how often the kernel warned and oopsed; empty where it does not count that."""
+    return [
+        path.read_text(encoding="ascii")
+        for path in (KERNEL / "warn_count", KERNEL / "oops_count")
+        if path.exists()
+    ]
 
 
 class Worker:
