@@ -234,7 +234,7 @@ def test_a_device_that_is_not_given_back_is_told(host: Host) -> None:
 
 def test_a_file_that_cannot_be_written_is_told_before_any_check(host: Host, tmp_path: Path) -> None:
     status, out, err = host.run(*VFS, "--json", "--junit", str(tmp_path / "no/out.xml"))
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert "cannot write" in err
 
 

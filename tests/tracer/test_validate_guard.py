@@ -145,6 +145,18 @@ def test_one_that_was_taken_is_given_back_when_the_other_is_refused(host: Host) 
     assert [host.driver(name) for name in NAMES] == ["mlx5_core"] * 2
 
 
+def test_a_refusal_tells_what_was_not_given_back(host: Host) -> None:
+    def run() -> None:
+        with guard.borrowed(guard.look_up(NAMES), bind=False):
+            host.bind(BDF, "mlx5_core")
+            raise RefusedError("it will not open", "look at dmesg")
+
+    with pytest.raises(RefusedError) as caught:
+        run()
+    assert str(caught.value).startswith(f"it will not open; {BDF} is not as it was found")
+    assert caught.value.hint == "look at dmesg"
+
+
 def test_without_the_module_nothing_is_taken(host: Host) -> None:
     for name in NAMES:
         host.bind(name, "mlx5_core")

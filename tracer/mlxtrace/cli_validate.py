@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genbindings.console import CONTEXT
-from genbindings.errors import Error, UsageError
+from genbindings.errors import UsageError
 from mlxtrace.devices import parse_name
 
 if TYPE_CHECKING:
@@ -163,13 +163,13 @@ def _tell(line: dict[str, Any]) -> None:
 
 
 def _require_writable(junit: Path | None) -> None:
-    """Raise Error now rather than after the run."""
+    """Raise UsageError now rather than after the run."""
     if junit is None:
         return
     try:
         junit.open("ab").close()
     except OSError as error:
-        raise Error(f"cannot write {junit}: {error.strerror}") from None
+        raise UsageError(f"cannot write {junit}: {error.strerror}") from None
 
 
 def _end(session: Session, options: Options, as_json: bool, junit: Path | None) -> int:

@@ -76,8 +76,15 @@ def borrowed(found: Sequence[DeviceInfo], *, bind: bool) -> Iterator[Loan]:
             for device in found:
                 loan.take(device, bind)
         yield loan
-    finally:
+    except Error as error:
         loan.give_back()
+        if loan.troubles:
+            raise RefusedError("; ".join([str(error), *loan.troubles]), error.hint) from None
+        raise
+    except BaseException:
+        loan.give_back()
+        raise
+    loan.give_back()
 
 
 class Loan:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genbindings import resources
-from genbindings.errors import Error, UsageError
+from genbindings.errors import UsageError
 from mlxtrace.vfio import MigrationFlags
 
 if TYPE_CHECKING:
@@ -87,27 +87,29 @@ def parse(text: str, name: str, origin: str, checks: Iterable[str]) -> Profile:
     """Return the profile ``name`` that ``text`` holds.
 
     Raises:
-        Error: ``text`` is no profile, or speaks of something that is none of ``checks``; the file
+        UsageError: ``text`` is no profile, or speaks of what is none of ``checks``; the file
             ``origin`` is named.
     """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise Error(f"{origin}: {error}") from None
+        raise UsageError(f"{origin}: {error}") from None
     unknown = sorted(set(table) - {"summary", "when", "lacks-feature", *Kind})
     if unknown or not isinstance(table.get("summary"), str):
-        raise Error(f"{origin}: {f'unknown key {unknown[0]}' if unknown else 'no summary'}")
+        raise UsageError(f"{origin}: {f'unknown key {unknown[0]}' if unknown else 'no summary'}")
     known = {kind: _reasons(table, kind, origin) for kind in Kind}
     named = [identifier for reasons in known.values() for identifier in reasons]
     for identifier in named:
         if identifier not in set(checks):
-            raise Error(f"{origin}: there is no check {identifier}", "mlxtrace validate --list")
+            raise UsageError(
+                f"{origin}: there is no check {identifier}", "mlxtrace validate --list"
+            )
         if named.count(identifier) > 1:
-            raise Error(f"{origin}: {identifier} is there twice")
+            raise UsageError(f"{origin}: {identifier} is there twice")
     features = _reasons(table, "lacks-feature", origin)
     for feature in features:
         if feature not in MigrationFlags.__members__:
-            raise Error(
+            raise UsageError(
                 f"{origin}: no feature {feature}", f"{', '.join(MigrationFlags.__members__)}"
             )
     return Profile(name, table["summary"], known, features, table.get("when", {}))
@@ -117,8 +119,7 @@ def load(name: str, checks: Iterable[str]) -> Profile:
     """Return the profile ``name``: one that is shipped, or the path of a file (``*.toml``).
 
     Raises:
-        UsageError: there is none.
-        Error: the file is not a profile.
+        UsageError: there is none, or the file is not a profile.
     """
     if name.endswith(".toml"):
         path = Path(name)
@@ -131,7 +132,7 @@ def load(name: str, checks: Iterable[str]) -> Profile:
     except OSError as error:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise Error(f"{path}: not UTF-8 text") from None
+        raise UsageError(f"{path}: not UTF-8 text") from None
     return parse(text, path.stem, str(path), checks)
 
 
@@ -152,7 +153,7 @@ def _reasons(table: Mapping[str, Any], key: str, origin: str) -> dict[str, str]:
     if not isinstance(reasons, dict) or not all(
         isinstance(reason, str) and reason for reason in reasons.values()
     ):
-        raise Error(f"{origin}: [{key}] has to give a reason for each name")
+        raise UsageError(f"{origin}: [{key}] has to give a reason for each name")
     return reasons
 
 

@@ -96,8 +96,7 @@ class Session:
 
         Raises:
             RefusedError: the devices cannot be checked, or are not to be touched.
-            UsageError: there is no such profile.
-            Error: the profile's file is wrong.
+            UsageError: there is no such profile, or its file is wrong.
         """
         options = self._options
         names = [options.source, options.target]
