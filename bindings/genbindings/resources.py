@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
 from genbindings.locate import cache
+
+if TYPE_CHECKING:
+    import jinja2
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -41,6 +43,9 @@ def environment() -> jinja2.Environment:
 
     Nothing is escaped: the templates make C and Python, not HTML.
     """
+    # Here and below: it costs an emulated guest a second, and shipped data needs no templates.
+    import jinja2
+
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(find("templates")),
         undefined=jinja2.StrictUndefined,
@@ -59,4 +64,6 @@ def _compiled() -> jinja2.BytecodeCache | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
+    import jinja2
+
     return jinja2.FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None

@@ -163,7 +163,8 @@ def _left_out(
     for check, results in checks:
         result = worst(results)
         if result.verdict is verdict:
-            known = f"; known: {result.known.reason}" if result.known else ""
+            reason = result.known.reason if result.known else ""
+            known = f"; known: {reason}" if reason not in ("", result.reason) else ""
             by_reason.setdefault(f"{result.reason}{known}", []).append(check.id)
     if by_reason:
         _title(console, title)
