@@ -82,7 +82,7 @@ def test_a_table_has_its_counts_and_the_last_line_has_all() -> None:
 
 def test_what_is_known_is_told_with_its_reason_and_so_is_what_did_not_show() -> None:
     text = report(results())
-    known = text[text.index("Known deviations of") :]
+    known = text[text.index("Known deviations") :]
     assert "C2 (must)" in known
     assert "known   it cannot" in known
     assert f"seen    {REASON}" in known

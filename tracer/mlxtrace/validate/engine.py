@@ -71,14 +71,17 @@ class Engine:
     def run(self, plan: Sequence[Planned]) -> Run:
         """Run ``plan`` and return what came of each check in it, whatever happens."""
         run = Run()
-        waiting = []
+        waiting = [each for each in plan if not each.left_out]
+        if waiting:
+            self._run(run, waiting)
         for each in plan:
             if each.left_out:
                 self._add(run, _not_run(each, each.left_out, self._profile))
-            else:
-                waiting.append(each)
-        if not waiting:
-            return run
+        run.stopped = run.stopped or _broken(run)
+        return run
+
+    def _run(self, run: Run, waiting: list[Planned]) -> None:
+        """Run what is ``waiting``, in a process of its own."""
         function = functools.partial(serve, [each.check for each in waiting], self._context)
         with Worker(function) as worker:
             watch = _Watch(worker, self._limit_s, self._interrupted)
@@ -93,8 +96,6 @@ class Engine:
             run.stuck = not worker.end()
         for each in waiting:
             self._add(run, _not_run(each, f"the run had ended: {run.stopped}", self._profile))
-        run.stopped = run.stopped or _broken(run)
-        return run
 
     def _result(
         self, each: Planned, end: dict[str, Any], steps: list[Step], took_s: float

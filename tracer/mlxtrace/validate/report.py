@@ -139,7 +139,7 @@ def _deviation(console: Console, result: Result) -> None:
 def _known(console: Console, checks: list[tuple[Check, list[Result]]]) -> None:
     deviating = [each for each in checks if worst(each[1]).verdict is Verdict.KNOWN_DEVIATION]
     if deviating:
-        _title(console, "Known deviations of the profile")
+        _title(console, "Known deviations")
     for check, results in deviating:
         result = worst(results)
         assert result.known
@@ -149,7 +149,7 @@ def _known(console: Console, checks: list[tuple[Check, list[Result]]]) -> None:
         _field(console, "seen", result.reason)
     odd = [each for each in checks if (result := worst(each[1])).remark and result.known]
     if odd:
-        _title(console, "Other than the profile has it")
+        _title(console, "Known deviations that did not show")
     for check, results in odd:
         result = worst(results)
         assert result.known
@@ -169,10 +169,8 @@ def _left_out(
     if by_reason:
         _title(console, title)
     for reason, names in by_reason.items():
-        for line in textwrap.wrap(reason, console.width - 4, initial_indent="  "):
-            _print(console, line)
-        for line in textwrap.wrap(" ".join(names), console.width - 6, break_on_hyphens=False):
-            _print(console, f"    {line}")
+        _field(console, "", reason, 2)
+        _field(console, "", " ".join(names), 4)
 
 
 def _end(console: Console, heading: Heading, summary: Summary) -> None:
