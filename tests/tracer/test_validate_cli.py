@@ -244,7 +244,7 @@ def test_the_list_needs_no_device(host: Host) -> None:
     assert status == 0
     assert out.splitlines() == [
         "C1             must   Rule C1 holds.",
-        "                      [takes the VF from its driver: --destructive]",
+        "                      [takes the VF from its driver, or away: --destructive]",
         "C2             should Rule C2 holds.",
     ]
     _, out, _ = host.run("--list", "--json", "--only", "C2")

@@ -53,6 +53,9 @@ class Host(FakeKernel):
     def write(self, path: Path, text: str) -> None:
         """Do what the kernel does when a file of sysfs is written."""
         self.written.append(f"{path.name} {text}".strip())
+        if path.name == "sriov_numvfs":
+            path.write_text(f"{text}\n")
+            return
         if path.name == "driver_override":
             path.write_text(f"{text or '(null)'}\n")
             return
@@ -148,7 +151,7 @@ def test_one_that_was_taken_is_given_back_when_the_other_is_refused(host: Host) 
 def test_a_refusal_tells_what_was_not_given_back(host: Host) -> None:
     def run() -> None:
         with guard.borrowed(guard.look_up(NAMES), bind=False):
-            host.bind(BDF, "mlx5_core")
+            (host.path(BDF)).rename(host.root / "gone")
             raise RefusedError("it will not open", "look at dmesg")
 
     with pytest.raises(RefusedError) as caught:
@@ -172,9 +175,21 @@ def test_a_device_that_a_check_left_without_driver_gets_it_back(host: Host) -> N
     assert loan.troubles == []
     with guard.borrowed(guard.look_up(NAMES), bind=False) as loan:
         host.bind(BDF, "mlx5_core")
-    assert loan.troubles == [
-        f"{BDF} is not as it was found: it has the driver mlx5_core, and had mlx5_vfio_pci"
-    ]
+    assert host.driver(BDF) == "mlx5_vfio_pci"
+    assert loan.troubles == []
+
+
+def test_vfs_that_a_check_left_removed_are_made_again(host: Host) -> None:
+    (host.pf / "sriov_numvfs").write_text("2\n")
+    (host.path(BDF) / "driver_override").write_text("mlx5_vfio_pci\n")
+    with guard.borrowed(guard.look_up(NAMES), bind=False) as loan:
+        (host.pf / "sriov_numvfs").write_text("0\n")
+        host.bind(BDF, "mlx5_core")
+        (host.path(BDF) / "driver_override").write_text("(null)\n")
+    assert host.written[0] == "sriov_numvfs 2"
+    assert host.driver(BDF) == "mlx5_vfio_pci"
+    assert (host.path(BDF) / "driver_override").read_text() == "mlx5_vfio_pci\n"
+    assert loan.troubles == []
 
 
 def test_what_is_stuck_in_the_kernel_is_not_touched(host: Host) -> None:

@@ -208,7 +208,11 @@ def _list(checks: list[Check], profile_name: str | None, as_json: bool) -> None:
     for check in checks:
         known = profile.of(check) if profile else None
         notes = [
-            *(["takes the VF from its driver: --destructive"] if takes_away(check) else []),
+            *(
+                ["takes the VF from its driver, or away: --destructive"]
+                if takes_away(check)
+                else []
+            ),
             *(["may hang the kernel: runs last"] if check.may_hang else []),
             *([f"{known.kind}: {known.reason}"] if known else []),
         ]

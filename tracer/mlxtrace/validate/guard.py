@@ -88,7 +88,7 @@ def borrowed(found: Sequence[DeviceInfo], *, bind: bool) -> Iterator[Loan]:
 
 
 class Loan:
-    """Devices that were bound to another driver.
+    """Devices as they were found.
 
     Attributes:
         troubles: what could not be given back, for the user.
@@ -96,70 +96,82 @@ class Loan:
     """
 
     def __init__(self) -> None:
-        self._taken: list[tuple[DeviceInfo, str]] = []
-        self._seen: list[DeviceInfo] = []
+        self._found: list[tuple[DeviceInfo, str]] = []
+        self._vfs: dict[Path, str] = {}
         self.troubles: list[str] = []
         self.hold = False
 
     def take(self, device: DeviceInfo, bind: bool) -> None:
-        """Have ``device`` bound to a VFIO driver."""
-        if bind and device.vfio_device is None and ":" in device.name:
-            if device.driver is None or "vfio" not in device.driver:
-                _require_no_interface(device)
-                self._bind(device)
-                device = devices.lookup(device.name)
-        else:
-            self._seen.append(device)
+        """Note what ``device`` is, and have it bound to a VFIO driver."""
+        self._found.append((device, _override(device)))
+        number = device.path.resolve() / "physfn" / "sriov_numvfs"
+        if number.is_file():
+            self._vfs[number.resolve()] = number.read_text(encoding="ascii").strip()
+        if bind and ":" in device.name and "vfio" not in (device.driver or ""):
+            _require_no_interface(device)
+            _bind(device)
+            device = devices.lookup(device.name)
         try:
             devices.require_vfio_driver(device)
         except Error as error:
-            raise Error(
-                str(error), f"--bind does it for the time of the run; or {error.hint}"
-            ) from None
-
-    def _bind(self, device: DeviceInfo) -> None:
-        if not (devices.SYSFS / "bus/pci/drivers" / MLX5_DRIVER).is_dir():
-            raise Error(
-                f"--bind: the module {MLX5_DRIVER} is not loaded", f"modprobe {MLX5_DRIVER}"
-            )
-        override = (device.path / "driver_override").read_text(encoding="ascii").strip()
-        self._taken.append((device, "" if override == "(null)" else override))
-        _write(device.path / "driver_override", MLX5_DRIVER)
-        if device.driver is not None:
-            _write(device.path / "driver/unbind", device.name)
-        _write(devices.SYSFS / "bus/pci/drivers_probe", device.name)
+            hint = f"--bind does it for the time of the run; or {error.hint}"
+            raise Error(str(error), hint) from None
 
     def give_back(self) -> None:
-        """Give every device that was taken back; what fails is noted in ``troubles``."""
-        if self.hold:
-            names = " ".join(device.name for device, _ in self._taken)
-            if names:
-                self.troubles.append(f"{names}: left as they are, since the kernel hangs")
-            return
-        for device, override in reversed(self._taken):
-            try:
-                now = devices.lookup(device.name)
-                if now.driver is not None and now.driver != device.driver:
-                    _write(device.path / "driver/unbind", device.name)
-                _write(device.path / "driver_override", override)
-                if device.driver is not None and now.driver != device.driver:
-                    _write(devices.SYSFS / "bus/pci/drivers" / device.driver / "bind", device.name)
-            except Error as error:
-                self.troubles.append(f"{device.name} was not given back: {error}")
-        for device in self._seen:
-            self._rebind(device)
+        """Leave every device as it was found; what fails is noted in ``troubles``.
 
-    def _rebind(self, device: DeviceInfo) -> None:
-        """Bind ``device`` to the driver it had, if a check was ended half way."""
+        That takes more than undoing a ``bind`` where a check was ended half way.
+        """
+        if self.hold:
+            names = " ".join(device.name for device, _ in self._found)
+            self.troubles.append(f"{names}: left as they are, since the kernel hangs")
+            return
         try:
-            now = devices.lookup(device.name)
-            if now.driver is None and device.driver is not None and ":" in device.name:
-                _write(devices.SYSFS / "bus/pci/drivers" / device.driver / "bind", device.name)
-                now = devices.lookup(device.name)
-            if now.driver != device.driver:
-                raise Error(f"it has the driver {now.driver}, and had {device.driver}")
-        except Error as error:
-            self.troubles.append(f"{device.name} is not as it was found: {error}")
+            for number, count in self._vfs.items():
+                # Any other number is somebody else's.
+                if number.read_text(encoding="ascii").strip() == "0" != count:
+                    _write(number, count)
+        except (Error, OSError) as error:
+            self.troubles.append(f"the VFs were not made again: {error}")
+        for device, override in self._found:
+            try:
+                _restore(device, override)
+            except Error as error:
+                self.troubles.append(f"{device.name} is not as it was found: {error}")
+
+
+def _override(device: DeviceInfo) -> str:
+    """Return the driver that only ``device`` is to have, mostly none."""
+    try:
+        text = (device.path / "driver_override").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+    return "" if text == "(null)" else text
+
+
+def _bind(device: DeviceInfo) -> None:
+    """Have ``device`` bound to mlx5_vfio_pci."""
+    if not (devices.SYSFS / "bus/pci/drivers" / MLX5_DRIVER).is_dir():
+        raise Error(f"--bind: the module {MLX5_DRIVER} is not loaded", f"modprobe {MLX5_DRIVER}")
+    _write(device.path / "driver_override", MLX5_DRIVER)
+    if device.driver is not None:
+        _write(device.path / "driver/unbind", device.name)
+    _write(devices.SYSFS / "bus/pci/drivers_probe", device.name)
+
+
+def _restore(device: DeviceInfo, override: str) -> None:
+    """Give ``device`` the driver that it had, and its override."""
+    now = devices.lookup(device.name)
+    if override != _override(now):
+        _write(now.path / "driver_override", override)
+    if now.driver != device.driver and ":" in device.name:
+        if now.driver is not None:
+            _write(now.path / "driver/unbind", device.name)
+        if device.driver is not None:
+            _write(devices.SYSFS / "bus/pci/drivers" / device.driver / "bind", device.name)
+        now = devices.lookup(device.name)
+    if now.driver != device.driver:
+        raise Error(f"it has the driver {now.driver}, and had {device.driver}")
 
 
 def probe(names: Sequence[str]) -> Offer:

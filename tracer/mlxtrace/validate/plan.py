@@ -76,9 +76,10 @@ def select(checks: Iterable[Check], level: Level, only: Sequence[str]) -> list[C
 def plan(
     checks: Iterable[Check], profile: Profile, *, repeat: int = 1, destructive: bool = False
 ) -> list[Planned]:
-    """Return what to do, in order: those that may hang the kernel after all repetitions of others.
+    """Return what to do, in order: after all repetitions of others those that may hang the kernel,
+    and last those that remove VFs.
 
-    What would end the kernel, as ``profile`` knows, is left out, and so is what takes a device
+    What ``profile`` says to skip is left out, and so is what takes a device
     from its driver or away, unless ``destructive``.
     """
     planned = [
@@ -86,12 +87,12 @@ def plan(
         for number in range(1, repeat + 1)
         for check in checks
     ]
-    return sorted(planned, key=lambda each: each.check.may_hang)
+    return sorted(planned, key=lambda each: (each.check.destructive, each.check.may_hang))
 
 
 def takes_away(check: Check) -> bool:
     """Tell whether ``check`` takes a device from its driver, or away, which has to be allowed."""
-    return check.rebinds
+    return check.rebinds or check.destructive
 
 
 def section(check: Check) -> str:
@@ -103,7 +104,7 @@ def section(check: Check) -> str:
 def _left_out(check: Check, profile: Profile, destructive: bool) -> str:
     known = profile.of(check)
     if known and known.kind is Kind.SKIP:
-        return f"the profile {profile.name} spares the kernel; --profile generic runs it"
+        return f"the profile {profile.name} leaves it out; --profile generic runs it"
     if takes_away(check) and not destructive:
-        return "it takes the VF from its driver: --destructive allows that"
+        return "it takes the VF from its driver, or away: --destructive allows that"
     return ""

@@ -32,7 +32,7 @@ class Kind(enum.StrEnum):
     LACKS = "lacks"
     """What the rule is about is not there."""
     SKIP = "skip"
-    """It would end the kernel, so that it is not run."""
+    """It would end the kernel, or spoil what runs after it, so that it is not run."""
 
 
 @dataclass(frozen=True)

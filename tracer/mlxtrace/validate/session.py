@@ -147,6 +147,7 @@ class Session:
                 *names,
                 firmware=loan.firmware,
                 may_rebind=options.destructive,
+                may_destroy=options.destructive,
                 cycles=options.cycles,
             )
 
