@@ -214,7 +214,7 @@ class Interrupted:
 
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    for check in ("require_privileges", "require_module", "require_headers"):
+    for check in ("require_privileges", "require_module"):
         monkeypatch.setattr(host, check, lambda *_: None)
     monkeypatch.setattr(layout, "of_running_module", lambda: layout.Layouts("a test", {}))
     monkeypatch.setattr(precopy, "load_bcc", lambda: None)

@@ -15,7 +15,7 @@ import pytest
 from genbindings.errors import Error, UsageError
 from mlxpatch import build, kernels
 from mlxpatch.progress import Progress
-from mlxtrace import catalogue, counters, layout, program
+from mlxtrace import bccheaders, catalogue, counters, layout, program
 from mlxtrace.btf import Btf
 from mlxtrace.layout import WANTED, Layouts
 
@@ -292,7 +292,10 @@ def test_calling_conventions() -> None:
 
 
 def headers(folder: Path) -> None:
-    """Join the split headers of the lab's kernel in ``folder``, as BCC_KERNEL_SOURCE wants it."""
+    """Join the split headers of the lab's kernel in ``folder``, as BCC_KERNEL_SOURCE wants it.
+
+    bcc takes them where a user names them, and where ours do not suffice.
+    """
     own = kernels.ensure("6.12", Progress("tests"))[0].headers
     common = own.with_name(own.name.replace("-amd64", "-common"))
     for source in (common, own):
@@ -302,19 +305,23 @@ def headers(folder: Path) -> None:
 
 COMPILE = """
 import sys, bcc
-from mlxtrace import program
+from mlxtrace import bccheaders, program
 text = open(sys.argv[1]).read()
-bpf = bcc.BPF(text=text, cflags=list(program.CFLAGS))
+with bccheaders.used():
+    bpf = bcc.BPF(text=text, cflags=[*program.CFLAGS, *program.QUICK_CFLAGS])
 for name in sys.argv[2:]:
     bpf.load_func(name.encode(), bcc.BPF.KPROBE)
 """
 
 
-@pytest.mark.parametrize("variant", ["all", "filtered", "old driver", "any driver"])
+@pytest.mark.parametrize("variant", ["all", "filtered", "old driver", "any driver", "kernel's"])
 def test_the_program_compiles_and_the_verifier_takes_it(tmp_path: Path, variant: str) -> None:
-    tree = tmp_path / "headers"
-    tree.mkdir()
-    headers(tree)
+    environment = {k: v for k, v in os.environ.items() if k != bccheaders.SOURCE}
+    if variant == "kernel's":
+        tree = tmp_path / "headers"
+        tree.mkdir()
+        headers(tree)
+        environment[bccheaders.SOURCE] = str(tree)
     layouts = LAYOUTS
     probes = list(catalogue.PROBES)
     if variant == "old driver":
@@ -330,7 +337,7 @@ def test_the_program_compiles_and_the_verifier_takes_it(tmp_path: Path, variant:
     names = [n for p in probes for n in p.programs] if os.geteuid() == 0 else []
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, path, *names],
-        env={**os.environ, "BCC_KERNEL_SOURCE": str(tree)},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,

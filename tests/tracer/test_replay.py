@@ -81,7 +81,7 @@ class FakeCapture:
 @pytest.fixture
 def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a live run take its records from :class:`FakeCapture`."""
-    for check in ("require_privileges", "require_module", "require_headers"):
+    for check in ("require_privileges", "require_module"):
         monkeypatch.setattr(host, check, lambda *_: None)
     monkeypatch.setattr(precopy, "load_bcc", lambda: None)
     monkeypatch.setattr(layout, "of_running_module", lambda: Layouts("a test", {}))

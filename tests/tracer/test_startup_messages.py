@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from genbindings.errors import Error
-from mlxtrace import bccerrors, capture, host, layout
+from mlxtrace import bccerrors, bccheaders, capture, host, layout
 from mlxtrace.catalogue import PROBES
 
 from .fake_host import OFFSETS, RELEASE, FakeHost
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LAYOUTS = layout.Layouts("BTF of mlx5_vfio_pci", OFFSETS)
 
@@ -123,6 +122,32 @@ def test_another_compiler_error_is_quoted(fake: FakeHost) -> None:
     fake.bcc("/virtual/main.c:3:1: error: expected ';'\n", "Failed to compile")
     assert str(refused()).endswith("/virtual/main.c:3:1: error: expected ';'")
     assert "--ebpf" in refused().hint
+
+
+def test_a_bcc_that_refuses_our_headers_is_given_the_kernel_s(
+    fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+
+    class BPF:
+        KPROBE = 2
+
+        def __init__(self, **_: object) -> None:
+            taken.append(os.environ.get(bccheaders.SOURCE))
+            if taken[-1]:
+                assert (Path(taken[-1]) / "include/linux/types.h").is_file()
+                os.write(2, b"fatal error: 'linux/other.h' file not found\n")
+                raise Exception("Failed to compile")
+
+        def load_func(self, name: bytes, kind: int) -> SimpleNamespace:
+            return SimpleNamespace(fd=len(name) + kind)
+
+    monkeypatch.setattr(sys.modules["bcc"], "BPF", BPF)
+    assert capture.rehearse(PROBES, LAYOUTS)
+    assert [bool(each) for each in taken] == [True, False]
+    (fake.root / f"lib/modules/{RELEASE}/build/include").rmdir()
+    with pytest.raises(Error, match="this bcc needs the headers of this kernel"):
+        capture.rehearse(PROBES, LAYOUTS)
 
 
 def test_what_the_verifier_said_is_quoted(fake: FakeHost) -> None:

@@ -66,7 +66,7 @@ def not_compiled(output: str, failure: str, version: str) -> Error:
             f"{match[1] or match[2]}",
             "update bcc (python3-bpfcc; Fedora and RHEL: python3-bcc), on Debian from backports",
         )
-    if ("headers" in output or "linux/kconfig.h" in output) and not host.headers():
+    if ("headers" in output or ".h' file not found" in output) and not host.headers():
         try:
             host.require_headers()
         except Error as error:

@@ -12,12 +12,12 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genbindings.errors import Error
-from mlxtrace import bccerrors, counters, fentry, host, program, records
+from mlxtrace import bccerrors, bccheaders, counters, fentry, host, program, records
 from mlxtrace.catalogue import DRIVERS, NUMBERS, Probe
 from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.flows import Flows, own_record
@@ -271,12 +271,19 @@ class Capture:
 
 
 def _compile(bcc: ModuleType, text: str) -> Any:
-    with _captured_stderr() as said:
-        try:
-            return bcc.BPF(text=text, cflags=list(program.CFLAGS))
-        except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
-            output = said()
-            failure = f"{error}"
+    """Compile with our headers, which is quick; where this bcc wants others, with the kernel's."""
+    ways: list[tuple[Callable[[], AbstractContextManager[None]], tuple[str, ...]]] = [
+        (bccheaders.used, program.CFLAGS + program.QUICK_CFLAGS)
+    ]
+    if host.headers():
+        ways.append((nullcontext, program.CFLAGS))
+    for headers, flags in ways:
+        with headers(), _captured_stderr() as said:
+            try:
+                return bcc.BPF(text=text, cflags=list(flags))
+            except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
+                output = said()
+                failure = f"{error}"
     raise bccerrors.not_compiled(output, failure, bcc.__version__)
 
 

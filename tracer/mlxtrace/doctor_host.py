@@ -63,9 +63,9 @@ def sysctls() -> Iterator[Finding]:
 
 
 def headers() -> Iterator[Finding]:
-    """The kernel's headers: bcc does not start without, though only uapi ones are included."""
-    host.require_headers()
-    yield Finding("headers", Verdict.OK, host.headers())
+    """The kernel's headers, for a bcc that wants more of them than mlxtrace brings along."""
+    said = host.headers() or "none of the kernel's are there, and normally none are needed"
+    yield Finding("headers", Verdict.OK, said)
 
 
 def libbpf() -> Iterator[Finding]:

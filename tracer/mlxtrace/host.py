@@ -150,7 +150,7 @@ def require_module(module: str = DRIVER) -> None:
 
 
 def require_headers() -> None:
-    """Check that bcc will find the kernel's headers.
+    """Check that bcc will find the kernel's headers, which only some bcc may need.
 
     Raises:
         Error: it will not; the hint names the package.
@@ -158,7 +158,7 @@ def require_headers() -> None:
     if not headers():
         release = platform.release()
         raise Error(
-            f"bcc needs the headers of this kernel: neither {LIB_MODULES}/{release}/build nor "
+            f"this bcc needs the headers of this kernel: neither {LIB_MODULES}/{release}/build nor "
             f"{KHEADERS} has them",
             f"on Debian and Ubuntu: apt install linux-headers-{release}; on Fedora and RHEL: "
             f"dnf install kernel-devel-{release}; elsewhere set BCC_KERNEL_SOURCE to a tree of "

@@ -107,7 +107,6 @@ def run(options: Options, stream: TextIO) -> int:
     _check(options)
     layouts = _layouts(options)
     load_bcc()
-    host.require_headers()
     capture = Capture(probes, layouts, names, options.ring_pages)
     states = [state.to_json() for state in capture.start()]
     header = output.new_header(

@@ -25,6 +25,10 @@ TEMPLATE = "precopy.bpf.c.j2"
 # bcc 0.26's clang and the headers of newer kernels do not agree on these two.
 CFLAGS = ("-Wno-duplicate-decl-specifier", "-Wno-ignored-attributes")
 
+# bcc optimises what clang has optimised once more, and asks for debug information that we do not
+# need: a third of the time goes for it, for programs of the same size.
+QUICK_CFLAGS = ("-g0", "-Xclang", "-disable-llvm-passes")
+
 RING_PAGES = 1024
 """Pages of the ring by default: 4 MiB hold 30,000 records."""
 
