@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +158,16 @@ class Capture:
         self._chunks.append(chunk)
         if kind in _MAY_END:
             self._chunks.extend(self._require_flows().after(records.unpack(chunk)))
+            self._forget_threads()
         return 0
+
+    def _forget_threads(self) -> None:
+        """Take the entries of threads that are gone out of the table of calls, which has an end."""
+        table = self._bpf["calls"]
+        for key, call in table.items():
+            if not call.start_ns and not Path(f"/proc/{key.value >> 8}").exists():
+                with suppress(KeyError):
+                    del table[key]
 
     def _frames(self, raw: records.Raw) -> Iterator[bytes]:
         """Name the functions of a stack, while the kernel that they are in runs."""
