@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 WRITE = "mlx5vf_resume_write"
 TRACING = Path("/sys/kernel/tracing")
 STARTUP_S = 240
+END_S = 60
 TRACER_CPU = 0
 
 _ATTACHED = 'interval:ms:20 /@up == 0/ { printf("attached\\n"); @up = 1; }'
@@ -94,7 +95,11 @@ class _Process:
     def end(self) -> str:
         """Interrupt it as Ctrl-C does; return all that it wrote."""
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(STARTUP_S)
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         text = self.text()
         self._output.close()
         return text
