@@ -325,7 +325,6 @@ def test_between_two_hosts_both_count_the_same(suite: Suite) -> None:
         ("unbound", [VF1]),
         ("unprivileged-trace", ["root"]),
         ("unprivileged-migrate", []),
-        ("without-headers", ["header"]),
         ("without-module", ["mlx5"]),
     ],
 )
