@@ -11,6 +11,7 @@ import platform
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,9 +56,18 @@ def test_every_check_has_a_rule_in_a_sentence_and_an_identifier() -> None:
     for each in all_checks():
         assert re.fullmatch(r"C\d+(\.[a-z]+)?", each.id)
         assert each.rule.endswith(".")
-        assert MigrationFlags.STOP_COPY in each.needs
+        # The one about STOP_COPY itself has to fail where that is missing.
+        assert (MigrationFlags.STOP_COPY in each.needs) is (each.id != "C2")
     identifiers = [each.id for each in all_checks()]
     assert len(set(identifiers)) == len(identifiers)
+
+
+def test_migration_without_stop_copy_is_a_failure_and_not_something_that_is_not_offered() -> None:
+    class Lacking(FakeContext):
+        source = SimpleNamespace(device=SimpleNamespace(migration_flags=lambda: P2P))  # type: ignore[assignment]
+
+    about = next(each for each in all_checks() if each.id == "C2")
+    assert run(about, Lacking(P2P)).status is Status.FAILED
 
 
 def test_what_may_hang_and_what_destroys_comes_last_and_the_rest_by_number() -> None:

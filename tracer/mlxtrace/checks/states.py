@@ -27,7 +27,12 @@ def opened_running(context: Context) -> None:
     context.expect(data_fd == -1, "its data_fd", str(data_fd), "-1")
 
 
-@check("C2", Level.MUST, "A driver that offers migration offers STOP_COPY.")
+@check(
+    "C2",
+    Level.MUST,
+    "A driver that offers migration offers STOP_COPY.",
+    needs=MigrationFlags(0),
+)
 def stop_copy_offered(context: Context) -> None:
     flags = context.source.device.migration_flags()
     context.expect(
