@@ -73,11 +73,13 @@ def initial_never_rises(context: Context) -> None:
         last = stream.precopy_info().initial_bytes
         for part in (PART, last // 2, 2 * last, last, last):
             read_part(stream, part)
-            info = stream.precopy_info()
-            context.expect(
-                info.initial_bytes <= last, f"INFO after {last} bytes", str(info), "no more"
-            )
-            last = info.initial_bytes
+            # The first may begin to save something, which the second counts before it is read.
+            for _ in range(2):
+                info = stream.precopy_info()
+                context.expect(
+                    info.initial_bytes <= last, f"INFO after {last} bytes", str(info), "no more"
+                )
+                last = info.initial_bytes
 
 
 @check(

@@ -166,6 +166,8 @@ def compat_ioctl(context: Context) -> None:
     needs=PRE_COPY,
 )
 def bad_pointers(context: Context) -> None:
+    # What INFO says is to be the same before and after.
+    context.idle()
     subject = context.source
     fd = subject.go(State.PRE_COPY)
     good = bytes(raw.precopy_info(fd).info)
