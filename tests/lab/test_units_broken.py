@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The mistakes under tests/lab/broken: each still fits the carried series, alone and with all."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxpatch.apply import Overlay, apply_patch
+from mlxtrace.checks import all_checks
+from tests.lab.broken import build
+from tests.lab.broken.table import ASKED, FAILS, MAY_FAIL
+from tests.lab.guest.faulty import FAULTS
+
+CHECKS = {check.id: check for check in all_checks()}
+# What no mistake here breaks, and why.
+LEFT_OUT = {
+    "C4": "on a device that has all states there is nothing to be refused",
+    "C35.ioctl": "a driver that breaks it oopses",
+    "C35.unbind": "a driver that breaks it uses memory that was freed",
+    "C39": "the images are so small here that no signal meets a call that waits for one",
+}
+
+
+@pytest.fixture(scope="module")
+def carried() -> Overlay:
+    return build.carried()
+
+
+def test_every_mistake_has_a_patch_and_names_checks_that_there_are() -> None:
+    assert sorted(FAILS) == build.names()
+    for fails in FAILS.values():
+        assert fails
+        assert fails <= ASKED | FAULTS.keys()
+
+
+def test_every_check_is_failed_by_a_mistake_or_it_is_known_why_not() -> None:
+    failed = set().union(*FAILS.values())
+    failed = failed.union(*MAY_FAIL.values())
+    failed |= {FAULTS[name].check for name in failed & FAULTS.keys()}
+    assert CHECKS.keys() >= ASKED
+    assert ASKED - failed == LEFT_OUT.keys()
+
+
+@pytest.mark.parametrize("name", build.names())
+def test_a_mistake_fits_the_series_at_one_place_and_goes_by_its_name(
+    carried: Overlay, name: str
+) -> None:
+    patch = build.patch(name)
+    apply_patch(patch, _copy(carried))
+    assert f'vfio_broken("{name}")' in patch.diff
+    for diff in patch.diffs:
+        text = (carried.files[diff.path] or b"").decode()
+        for hunk in diff.hunks:
+            old = "".join(hunk.old)
+            assert text.count(old) == 1, f"in {diff.path} this is not there once:\n{old}"
+
+
+def test_all_mistakes_fit_together(carried: Overlay) -> None:
+    overlay = _copy(carried)
+    for name in build.names():
+        apply_patch(build.patch(name), overlay)
+
+
+def _copy(overlay: Overlay) -> Overlay:
+    copy = Overlay(overlay.tree)
+    copy.files = dict(overlay.files)
+    return copy
