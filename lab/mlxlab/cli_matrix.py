@@ -33,6 +33,13 @@ _FILE_WIDTH = 99
     metavar="[NAME=]SERIES",
     help="A folder, mbox, tarball or git range, built for Debian's 6.1. Repeatable.",
 )
+@click.option(
+    "--result",
+    "results",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="What mlxtrace validate --json printed on a test host. Repeatable.",
+)
 @click.option("--level", metavar="LEVEL", help="For validate: only the rules of this level.")
 @click.option(
     "--only", multiple=True, metavar="ID,...", help="For validate: only these rules, C8,C15 say."
@@ -86,6 +93,7 @@ _FILE_WIDTH = 99
 def command(
     kernels: tuple[str, ...],
     series: tuple[str, ...],
+    results: tuple[str, ...],
     form: str | None,
     output: Path | None,
     quiet: bool,
@@ -93,8 +101,9 @@ def command(
 ) -> int:
     """Run mlxtrace validate on kernels and revisions of a series, and compare them rule by rule.
 
-    Each is booted once; the columns are the kernels, then the series, as given. A rule that held in
-    the column before and fails now is marked with '!', the other way round with '+'.
+    Each is booted once; the columns are the kernels, then the series, then the results that were
+    had elsewhere, as given. A rule that held in the column before and fails now is marked with '!',
+    the other way round with '+'.
 
     Exit status: 0 if no must failed but for known deviations, and no kernel complained; 1 if one
     did; 2 usage; 3 if a column could not be run to its end (the others are shown); 130 Ctrl-C.
@@ -102,13 +111,15 @@ def command(
     from mlxlab.matrix import columns, comparison, runner
     from mlxpatch.progress import Progress
 
-    if not kernels and not series:
-        raise UsageError("there is nothing to run", "give --kernel NAME or --series SERIES")
+    if not kernels and not series and not results:
+        raise UsageError(
+            "there is nothing to compare", "give --kernel NAME, --series SERIES or --result FILE"
+        )
     parent = output.absolute().parent if output else Path()
     if not parent.is_dir() or (output and not os.access(parent, os.W_OK)):
         raise UsageError(f"--output {output}: {parent} is no folder that can be written")
     progress = Progress("mlxlab", quiet=quiet)
-    chosen = columns.choose(kernels, series, progress)
+    chosen = columns.choose(kernels, series, progress, results)
     plan = _plan(quiet=quiet, **options)
     ran = runner.run(chosen, plan)
     found = comparison.compare(ran)

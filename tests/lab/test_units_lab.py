@@ -121,7 +121,7 @@ def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_
         (["kernel", "build", "stock-6.1"], "one of debug-6.1"),
         (["demo", "--vfs", "1"], "needs two VFs"),
         (["run", "--env", "1=2", "--", "true"], "not NAME=VALUE"),
-        (["matrix"], "nothing to run"),
+        (["matrix"], "nothing to compare"),
         (["run", "--profile", "nope", "--", "true"], "no profile 'nope'"),
         (["run", "--fw", "latency", "--", "true"], "not KEY=VALUE"),
     ],

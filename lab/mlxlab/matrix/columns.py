@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a matrix compares: kernels of the lab's table, and revisions of a patch series."""
+"""What a matrix compares: kernels of the lab, revisions of a series, and results from elsewhere."""
 
 from __future__ import annotations
 
@@ -28,32 +28,37 @@ _SUFFIX = re.compile(r"\.(?:patch|diff|mbox|mbx|eml|gz|xz|bz2|tar|tgz|txz|tbz2?)
 
 @dataclass(frozen=True)
 class Column:
-    """A kernel that is booted for one column.
+    """A kernel that is booted for one column, or what validate printed somewhere else.
 
     Attributes:
         name: the column's head, and the folder of what is kept of it.
         words: the options that ask for it.
-        entry: what is booted.
+        entry: what is booted; None for a result.
         series: the patches, where it is a revision that could be read.
         problem: why it cannot be booted.
+        result: the file with validate's JSON lines, of a host that is not the lab.
     """
 
     name: str
     words: tuple[str, ...]
-    entry: Entry
+    entry: Entry | None
     series: Series | None = None
     problem: str = ""
+    result: Path | None = None
 
 
-def choose(kernels: Sequence[str], series: Sequence[str], progress: Progress) -> list[Column]:
-    """Return the columns: ``kernels``, then ``series``, in the given order.
+def choose(
+    kernels: Sequence[str], series: Sequence[str], progress: Progress, results: Sequence[str] = ()
+) -> list[Column]:
+    """Return the columns: ``kernels``, then ``series``, then ``results``, in the given order.
 
     A word of ``series`` is what mlxpatch takes, or ``NAME=`` and that. Without a name, the column
     is called after the folder, after the end of the git range, or after the version in the
-    patches' subjects; where two would be the same, after the file.
+    patches' subjects; where two would be the same, after the file. A word of ``results`` is a file
+    with validate's JSON lines, or ``NAME=`` and that.
 
     Raises:
-        UsageError: there is no such kernel or series, or two columns have the same name.
+        UsageError: there is no such kernel, series or file, or two columns have the same name.
     """
     chosen = [Column(name, ("--kernel", name), table.pick(name)) for name in kernels]
     names = [column.name for column in chosen]
@@ -61,7 +66,6 @@ def choose(kernels: Sequence[str], series: Sequence[str], progress: Progress) ->
     short = [*names, *(revision.name for revision in revisions)]
     for revision in revisions:
         name = revision.name if short.count(revision.name) == 1 else revision.given or revision.file
-        names.append(name)
         chosen.append(
             Column(
                 name,
@@ -71,6 +75,8 @@ def choose(kernels: Sequence[str], series: Sequence[str], progress: Progress) ->
                 revision.problem,
             )
         )
+    chosen += [_result(word) for word in results]
+    names = [column.name for column in chosen]
     for name in names:
         if name in _TAKEN:
             raise UsageError(f"no column can be called {name}", "name it: --series NAME=SERIES")
@@ -79,6 +85,24 @@ def choose(kernels: Sequence[str], series: Sequence[str], progress: Progress) ->
                 f"two columns would be called {name}", "name them: --series NAME=SERIES"
             )
     return chosen
+
+
+def _result(word: str) -> Column:
+    name, equals, rest = word.partition("=")
+    named = bool(equals) and bool(_NAME.fullmatch(name)) and not Path(word).exists()
+    path = Path(rest).expanduser() if named else Path(word)
+    if not path.is_file():
+        raise UsageError(f"--result {word[:_LONGEST]}: there is no file {path}")
+    return Column(
+        name if named else _fit(re.sub(r"\.jsonl?$", "", path.name), "result"),
+        ("--result", word),
+        None,
+        result=path,
+    )
+
+
+def _fit(name: str, otherwise: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")[:_LONGEST] or otherwise
 
 
 def told(error: Error) -> str:
@@ -131,4 +155,4 @@ class _Revision:
                 name = _SUFFIX.sub("", name)
         else:
             name = re.split(r"\.\.+|:", self.spec)[-1] or "HEAD"
-        return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")[:_LONGEST] or "series"
+        return _fit(name, "series")

@@ -130,6 +130,28 @@ def judge(column: Column, folder: Path, result: Result, allowed: Collection[str]
     return Ran(column, folder, found, result.status, reason, troubles, wall_s=wall_s)
 
 
+def given(column: Column, folder: Path) -> Ran:
+    """Return the result that ``column`` names as if it had been run; a copy is kept in ``folder``.
+
+    Nothing is known of that host's kernel log but what validate saw of it.
+    """
+    assert column.result is not None
+    lines = text(column.result)
+    with cache.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LINES).write_text(lines)
+    found = records.parse(lines)
+    status = (found.summary or {}).get("exit_status")
+    reason = found.damage
+    if not reason and found.summary is None:
+        reason = f"{column.result} has no summary: validate did not come to its end, or another "
+        reason += "program wrote it"
+    elif not reason and status not in (0, 1):
+        stopped = found.summary.get("stopped") if found.summary else ""
+        reason = f"mlxtrace validate ended with status {status}: {stopped or 'it does not say why'}"
+    return Ran(column, folder, found, reason=reason)
+
+
 def put(ran: Ran, identified: str) -> None:
     """Write how ``ran`` ended into its folder, for :func:`take`."""
     how = {

@@ -196,11 +196,11 @@ def _told(found: Comparison, names: Sequence[str], status: str) -> Iterator[str]
 
 
 def repeats(found: Comparison, options: Sequence[str]) -> list[str]:
-    """Return a command for each column with failures that runs those rules again."""
+    """Return a command for each column with failures that runs those rules again, in the lab."""
     commands = []
     for number, ran in enumerate(found.columns):
         failed = [row.id for row in found.rows if row.cells[number].status == records.FAILED]
-        if failed:
+        if failed and not ran.column.result:
             words = ["mlxlab", "matrix", *ran.column.words, "--only", ",".join(failed), *options]
             commands.append(shlex.join(words))
     return commands

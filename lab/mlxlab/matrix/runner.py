@@ -133,7 +133,8 @@ def run(chosen: Sequence[Column], plan: Plan, host: Host | None = None) -> list[
         UsageError: validate does not take its options.
     """
     host = host or Host()
-    host.check(plan.options)
+    if any(column.entry for column in chosen):
+        host.check(plan.options)
     ready = [_prepared(column, plan, host) for column in chosen]
     ran: list[Ran] = []
     for column, boot in zip(chosen, ready, strict=True):
@@ -148,7 +149,7 @@ def was_interrupted(ran: Sequence[Ran]) -> bool:
 
 def _prepared(column: Column, plan: Plan, host: Host) -> Boot | str:
     """Return what ``column`` boots, or why it cannot be booted."""
-    if column.problem:
+    if column.problem or column.entry is None:
         return column.problem
     try:
         return host.prepare(column.entry, _progress(column, plan), offline=plan.offline)
@@ -163,7 +164,10 @@ def _progress(column: Column, plan: Plan) -> Progress:
 def _run(column: Column, boot: Boot | str, plan: Plan, host: Host, *, stop: bool) -> Ran:
     progress = _progress(column, plan)
     folder = plan.folder / column.name
-    if isinstance(boot, str):
+    if column.result:
+        return keep.given(column, folder)
+    if isinstance(boot, str) or column.entry is None:
+        boot = str(boot)
         progress.note(boot)
         keep.clear(folder)
         return keep.Ran(column, folder, reason=boot)
