@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BDF = "0000:01:00.1"
 OTHER_BDF = "0000:01:00.2"
+UUID = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
 
 
 class FakeKernel:
@@ -64,17 +65,19 @@ class FakeKernel:
         cdev: bool = False,
         is_vf: bool = True,
     ) -> None:
-        """Add a device to sysfs, and its files to /dev."""
-        path = self.sysfs / "bus/pci/devices" / name
+        """Add a device to sysfs, and its files to /dev; one without a colon is mediated."""
+        path = self._home(name)
+        drivers = path.parent.parent / "drivers"
         path.mkdir(parents=True, exist_ok=True)
-        (path / "vendor").write_text("0x15b3\n")
+        if ":" in name:
+            (path / "vendor").write_text("0x15b3\n")
         if is_vf:
             (path / "physfn").touch()
         for link in ("driver", "iommu_group"):
             (path / link).unlink(missing_ok=True)
         if driver is not None:
-            (self.sysfs / "bus/pci/drivers" / driver).mkdir(parents=True, exist_ok=True)
-            (path / "driver").symlink_to(self.sysfs / "bus/pci/drivers" / driver)
+            (drivers / driver).mkdir(parents=True, exist_ok=True)
+            (path / "driver").symlink_to(drivers / driver)
         if group is not None:
             home = self.sysfs / "kernel/iommu_groups" / str(group)
             (home / "devices" / name).mkdir(parents=True, exist_ok=True)
@@ -85,6 +88,9 @@ class FakeKernel:
             (path / "vfio-dev" / vfio).mkdir(parents=True, exist_ok=True)
             if cdev:
                 (self.dev / "vfio/devices" / vfio).touch()
+
+    def _home(self, name: str) -> Path:
+        return self.sysfs / "bus" / ("pci" if ":" in name else "mdev") / "devices" / name
 
     def ioctl(self, fd: int, request: int, argument: Any = 0, mutate: bool = True) -> int:
         """Stand in for fcntl.ioctl."""
@@ -104,7 +110,7 @@ class FakeKernel:
         elif request == uapi.VFIO_GROUP_GET_DEVICE_FD:
             name = bytes(argument).rstrip(b"\0").decode()
             assert bytes(argument).endswith(b"\0")
-            return os.open(self.sysfs / "bus/pci/devices" / name, os.O_RDONLY)
+            return os.open(self._home(name), os.O_RDONLY)
         elif request == uapi.VFIO_DEVICE_BIND_IOMMUFD:
             assert Path(f"/proc/self/fd/{argument.iommufd}").readlink() == self.dev / "iommu"
         elif request == uapi.VFIO_DEVICE_FEATURE:

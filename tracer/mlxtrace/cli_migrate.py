@@ -12,7 +12,7 @@ import click
 
 from genbindings.console import CONTEXT
 from genbindings.errors import Error, UsageError
-from mlxtrace.devices import lookup, parse_name, require_vfio_driver
+from mlxtrace.devices import is_mediated, lookup, parse_name, require_vfio_driver
 from mlxtrace.migrate_limit import parse_rate
 from mlxtrace.netaddress import Address, parse_address
 
@@ -59,8 +59,8 @@ _SAVE_OPTIONS = ("no_precopy", "policy", *_RULE_OPTIONS, "data_timeout")
 
 
 @click.command("migrate", context_settings=CONTEXT)
-@click.option("--source", callback=_device_name, metavar="BDF", help="VF whose state is saved.")
-@click.option("--target", callback=_device_name, metavar="BDF", help="VF that takes it over.")
+@click.option("--source", callback=_device_name, metavar="DEVICE", help="VF whose state is saved.")
+@click.option("--target", callback=_device_name, metavar="DEVICE", help="VF that takes it over.")
 @click.option(
     "--to",
     "to_file",
@@ -185,10 +185,11 @@ def command(
 ) -> int:
     """Migrate a VF's state to another VF, to a file, from one, or to another host.
 
-    Give where the state comes from (--source, --from or --listen) and where it goes (--target,
-    --to or --connect). The VFs must be bound to mlx5-vfio-pci and not
-    be in use. When it is done, the source is stopped and the target runs; both are reset when
-    the command closes them. If anything fails, the source runs again and the target is reset.
+    DEVICE is a BDF, a mediated device's UUID, or a path in sysfs. Give where the state comes from
+    (--source, --from or --listen) and where it goes (--target, --to or --connect). The VFs must be
+    bound to mlx5-vfio-pci and not be in use. When it is done, the source is stopped and the target
+    runs; both are reset when the command closes them (mediated devices are left as they are). If
+    anything fails, the source runs again and the target is reset.
 
     Exit status: 0 done (and the state hashes are equal, where the lab offers them), 1 failed,
     2 usage.
@@ -318,6 +319,9 @@ def _migrate(
             peer = Peer(connection, str(destination), peer_timeout_s, check)
             stack.callback(peer.close)
         opened = {name: stack.enter_context(Device.open(name)) for name in names}
+        for name, device in opened.items():
+            if is_mediated(name) and device.migration_flags():
+                device.make_running()
         if listener is not None:
             click.echo(f"listening at {netaddress.bound_to(listener)}", err=True)
         tell = stack.enter_context(shown_on_terminal())

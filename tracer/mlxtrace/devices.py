@@ -34,12 +34,14 @@ _BDF = re.compile(
 def parse_name(text: str) -> str:
     """Return the canonical name of a device: ``0000:01:00.1``, or a mediated device's UUID.
 
-    The PCI domain may be left out (``01:00.1``), and capitals are taken.
+    The PCI domain may be left out (``01:00.1``), and capitals are taken. A path in sysfs stands for
+    the device that it leads to.
 
     Raises:
-        UsageError: ``text`` is neither.
+        UsageError: ``text`` is none of these.
     """
-    lowered = text.strip().lower()
+    path = Path(text.strip())
+    lowered = (path.resolve().name if path.is_relative_to(SYSFS) else text.strip()).lower()
     if match := _BDF.fullmatch(lowered):
         domain = match["domain"] or "0000"
         return f"{domain}:{match['bus']}:{match['slot']}.{match['fn']}"
@@ -47,7 +49,7 @@ def parse_name(text: str) -> str:
         return str(uuid.UUID(lowered))
     raise UsageError(
         f"{text!r} is not a device address",
-        "give a PCI address such as 0000:01:00.1, or a mediated device's UUID",
+        "give a PCI address such as 0000:01:00.1, a mediated device's UUID, or its path in sysfs",
     )
 
 
@@ -75,6 +77,16 @@ class DeviceInfo:
     vfio_device: str | None
     ids: dict[str, str]
 
+    @property
+    def is_mediated(self) -> bool:
+        """Whether it is a mediated device: no PCI device, though its driver may play one."""
+        return is_mediated(self.name)
+
+
+def is_mediated(name: str) -> bool:
+    """Tell whether ``name``, as :func:`parse_name` returns it, is a mediated device's."""
+    return ":" not in name
+
 
 def lookup(name: str) -> DeviceInfo:
     """Return what sysfs says of the device ``name``.
@@ -84,7 +96,7 @@ def lookup(name: str) -> DeviceInfo:
         Error: there is no such device.
     """
     name = parse_name(name)
-    bus = "pci" if ":" in name else "mdev"
+    bus = "mdev" if is_mediated(name) else "pci"
     path = SYSFS / "bus" / bus / "devices" / name
     if not path.is_dir():
         raise Error(f"{name}: there is no such device", _absence_hint(name))
@@ -110,6 +122,10 @@ def require_vfio_driver(device: DeviceInfo) -> None:
         return
     if device.driver is None:
         raise Error(f"{device.name}: no driver is bound to it", bind_hint(device))
+    if device.is_mediated:
+        # Whatever its name, a driver on that bus is one of VFIO's; before Linux 6.1 nothing else
+        # tells.
+        return
     if "vfio" not in device.driver:
         raise Error(
             f"{device.name}: it is bound to {device.driver}, not to a VFIO driver",
@@ -118,9 +134,12 @@ def require_vfio_driver(device: DeviceInfo) -> None:
 
 
 def bind_hint(device: DeviceInfo) -> str:
-    """Return the shell commands, on one line, that bind ``device`` to mlx5-vfio-pci."""
-    if ":" not in device.name:
-        return "a mediated device is made by writing a UUID to its type's create file in sysfs"
+    """Return the shell commands, on one line, that bind ``device`` to mlx5-vfio-pci.
+
+    A mediated device is given back to the driver that made it.
+    """
+    if device.is_mediated:
+        return f"echo {device.name} > {SYSFS}/bus/mdev/drivers_probe"
     if not device.is_vf:
         vfs = sorted(_link_name(link) or "" for link in device.path.glob("virtfn*"))
         listed = f"; its VFs: {' '.join(vfs)}" if vfs else ""
@@ -185,8 +204,11 @@ def holders(path: Path) -> list[str]:
 
 def _absence_hint(name: str) -> str:
     """Return what helps to find the right device when ``name`` does not exist."""
-    if ":" not in name:
-        return f"mediated devices are listed in {SYSFS}/bus/mdev/devices"
+    if is_mediated(name):
+        return (
+            f"mediated devices are listed in {SYSFS}/bus/mdev/devices; one is made by writing its "
+            f"UUID to {SYSFS}/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create"
+        )
     bound = [
         entry.name
         for entry in sorted((SYSFS / "bus/pci/drivers" / MLX5_DRIVER).glob("*:*"))

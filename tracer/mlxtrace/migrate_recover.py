@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlxtrace.devices import is_mediated
 from mlxtrace.vfio import State, VfioError
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def retire_source(device: Migratable) -> str:
         device.set_state(State.STOP)
     except VfioError as error:
         return f"{_reset(device)}; it would not stop: {error}"
-    return "STOP (its state has moved; closing it resets it)"
+    # A mediated device may stay as it is: that is up to its driver.
+    rest = "closing it resets it" if not is_mediated(device.name) else "reset it before it is used"
+    return f"STOP (its state has moved; {rest})"
 
 
 def reset_target(device: Migratable) -> str:

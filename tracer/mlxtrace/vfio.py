@@ -72,7 +72,10 @@ class MigrationFlags(enum.IntFlag):
 
 
 class Device:
-    """An open VFIO device. Opening and closing it resets the device."""
+    """An open VFIO device. Opening and closing a PCI device resets it.
+
+    What becomes of a mediated device is its driver's affair: see :meth:`make_running`.
+    """
 
     def __init__(self, info: devices.DeviceInfo, handle: Handle) -> None:
         self.info = info
@@ -82,7 +85,7 @@ class Device:
 
     @classmethod
     def open(cls, name: str, via: Via = "auto") -> Self:
-        """Open the device ``name`` (BDF or UUID), through its IOMMU group or its own file.
+        """Open the device ``name`` (BDF, UUID or path in sysfs), through its group or its own file.
 
         Raises:
             UsageError: ``name`` is not a device name.
@@ -204,6 +207,8 @@ class Device:
             return flags
         if self.driver == devices.MLX5_DRIVER:
             hint = "its firmware or its PF does not let this VF migrate: dmesg, devlink port show"
+        elif self.info.is_mediated:
+            hint = "whether a mediated device migrates is up to its driver: a newer one may"
         else:
             hint = devices.bind_hint(self.info)
         raise Error(f"{self.name}: its driver ({self.driver}) offers no migration", hint)
@@ -216,6 +221,20 @@ class Device:
             "reading its migration state",
         )
         return State(int(data.device_state))
+
+    def make_running(self) -> State:
+        """Reset the device unless it is RUNNING, as it is when opened; return what it was in.
+
+        The driver of a mediated device may leave it as its last user did, in the middle of a
+        session say.
+
+        Raises:
+            VfioError: it has no migration states, or cannot be reset.
+        """
+        found = self.state()
+        if found is not State.RUNNING:
+            self.reset()
+        return found
 
     def change_state(self, state: int) -> int:
         """Ask for ``state`` and return the data file's descriptor, or -1 for none.

@@ -65,6 +65,9 @@ def open_device(device: devices.DeviceInfo, via: Via = "auto") -> Handle:
 def _choose(device: devices.DeviceInfo) -> Literal["group", "cdev"]:
     """Return how this host lets ``device`` be opened."""
     if device.iommu_group is None:
+        if device.is_mediated:
+            # Its group is made when a driver takes it (VFIO_EMULATED_IOMMU), real IOMMU or none.
+            raise Error(f"{device.name}: it is in no group", devices.bind_hint(device))
         raise Error(
             f"{device.name}: it is in no IOMMU group",
             "boot with intel_iommu=on or amd_iommu=on, with the IOMMU enabled in the firmware",
@@ -76,7 +79,7 @@ def _choose(device: devices.DeviceInfo) -> Literal["group", "cdev"]:
     raise Error(
         f"{device.name}: neither {DEV}/vfio/{device.iommu_group} nor a device in "
         f"{DEV}/vfio/devices exists",
-        "modprobe vfio_pci_core vfio_iommu_type1, and see that the VF is bound to a VFIO driver",
+        "modprobe -a vfio vfio_iommu_type1, and see that it is bound to a VFIO driver",
     )
 
 
@@ -102,7 +105,7 @@ def _by_group(device: devices.DeviceInfo, stack: contextlib.ExitStack) -> int:
     try:
         fd = ioctl(group.fd, uapi.VFIO_GROUP_GET_DEVICE_FD, name)
     except OSError as error:
-        raise _device_error(device.name, asked, error) from None
+        raise _device_error(device, asked, error) from None
     stack.callback(os.close, fd)
     return fd
 
@@ -187,19 +190,22 @@ def _by_cdev(device: devices.DeviceInfo, stack: contextlib.ExitStack) -> int:
     try:
         ioctl(fd, uapi.VFIO_DEVICE_BIND_IOMMUFD, bind)
     except OSError as error:
-        raise _device_error(device.name, f"binding {path} to an iommufd", error) from None
+        raise _device_error(device, f"binding {path} to an iommufd", error) from None
     return fd
 
 
-def _device_error(name: str, asked: str, error: OSError) -> Error:
+def _device_error(device: devices.DeviceInfo, asked: str, error: OSError) -> Error:
     """Explain why a device that exists and is bound would not open."""
     number = error.errno or errno.EIO
-    hints = {
-        errno.ENODEV: "the driver refused it: is the VF bound, and its PF up? dmesg says more",
-        errno.EINVAL: "the PF may be bound to vfio-pci: a VF of it needs the VF token",
-        errno.EBUSY: "another process has it open",
-    }
-    return VfioError(name, asked, number, hints.get(number, ""))
+    hints = {errno.EBUSY: "another process has it open"}
+    if device.is_mediated:
+        hints[errno.ENODEV] = f"its driver ({device.driver}) refused it: dmesg may say more"
+    else:
+        hints[errno.ENODEV] = (
+            "the driver refused it: is the VF bound, and its PF up? dmesg says more"
+        )
+        hints[errno.EINVAL] = "the PF may be bound to vfio-pci: a VF of it needs the VF token"
+    return VfioError(device.name, asked, number, hints.get(number, ""))
 
 
 def _open(name: str, path: Path, stack: contextlib.ExitStack) -> int:
