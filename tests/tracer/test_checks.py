@@ -38,6 +38,7 @@ class FakeContext(Context):
     def __init__(self, flags: MigrationFlags = ALL_FLAGS) -> None:
         super().__init__("source", "target")
         self._flags = flags
+        self._driver = "mlx5_vfio_pci"
         self.closed = 0
 
     def close(self) -> None:

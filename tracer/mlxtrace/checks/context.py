@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from genbindings.errors import Error
@@ -10,6 +11,7 @@ from mlxtrace.checks import raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, NoAnswerError, NotOfferedError, Step
 from mlxtrace.checks.subject import Subject
+from mlxtrace.devices import MLX5_DRIVER
 from mlxtrace.vfio import Device, MigrationFlags, State, VfioError
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class Context:
         self._names = {"source": source, "target": target}
         self._subjects: dict[str, Subject] = {}
         self._flags: MigrationFlags | None = None
+        self._driver = ""
+        self._mediated: set[str] = set()
         self.steps: list[Step] = []
         self.firmware = firmware
         self.may_rebind = may_rebind
@@ -91,8 +95,13 @@ class Context:
         """
         if self._flags is None:
             with Device.open(self._names["source"]) as device:
-                self._flags = device.require_migration()
+                self._flags, self._driver = device.require_migration(), device.driver
         return self._flags
+
+    @property
+    def is_mlx5(self) -> bool:
+        """Whether the driver is mlx5-vfio-pci, which is asked for more than the uAPI demands."""
+        return bool(self.flags) and self._driver == MLX5_DRIVER
 
     def _open(self, role: str) -> Subject:
         if role not in self._subjects:
@@ -101,9 +110,12 @@ class Context:
             except VfioError as error:
                 # Not a deviation: the kernel was not asked anything yet.
                 raise Error(str(error), error.hint) from None
-            self._subjects[role] = subject = Subject(self, device)
-            state = subject.state()
-            self.expect(state is State.RUNNING, f"opened {device.name}", state.name, "RUNNING")
+            self._subjects[role] = Subject(self, device)
+            if device.info.is_mediated:
+                self._mediated.add(device.name)
+            found = device.make_running()
+            if found is not State.RUNNING:
+                self.note(f"opened and reset {device.name}, which was in", found.name)
         return self._subjects[role]
 
     def close(self) -> None:
@@ -113,6 +125,14 @@ class Context:
             subject.close()
         if self.firmware:
             self.firmware.set_busy(self._names["source"], busy=True)
+
+    def hand_back(self) -> None:
+        """Close the devices and leave them RUNNING: closing resets PCI devices only."""
+        self.close()
+        names, self._mediated = sorted(self._mediated), set()
+        for name in names:
+            with contextlib.suppress(Error), Device.open(name) as device:
+                device.make_running()
 
     def note(self, did: str, saw: str = "") -> None:
         """Note a step."""

@@ -178,7 +178,7 @@ def run(this: Check, context: Context) -> Outcome:
         status, reason = Status.FAILED, f"not expected: {error}"
     finally:
         if not hung:
-            context.close()
+            context.hand_back()
     return Outcome(this, status, reason, tuple(context.steps), hung)
 
 
@@ -188,6 +188,8 @@ def _require(this: Check, context: Context) -> None:
         raise NotOfferedError("it takes the VF from its driver, which was not allowed")
     if this.destructive and not context.may_destroy:
         raise NotOfferedError("it removes VFs and makes them again, which was not allowed")
+    if this.level is Level.DRIVER and not context.is_mlx5:
+        raise NotOfferedError("it is a rule for mlx5-vfio-pci, which this driver is not")
     missing = this.needs & ~context.flags
     if missing:
         names = ", ".join(flag.name or "" for flag in MigrationFlags if flag in missing)

@@ -32,7 +32,8 @@ ANSWER_S = 5.0
     "C34",
     Level.MUST,
     "A reset brings the device from every state to RUNNING and ends its session: read(), write() "
-    "give ENODEV, poll() says that the other side is gone. Nothing is leaked.",
+    "give ENODEV, poll() lets nobody wait (mlx5: it says that the other side is gone). Nothing is "
+    "leaked.",
 )
 def reset_everywhere(context: Context) -> None:
     subject = context.source
@@ -220,7 +221,8 @@ def _use(fd: int, resuming: bool, ioctl: bool) -> dict[str, Any]:
     """Make every call that a data file has, INFO if ``ioctl``; return what the kernel said."""
     said: dict[str, Any] = {"ioctl": raw.precopy_info(fd).errno} if ioctl else {}
     if resuming:
-        return said | {"write": raw.write_errno(fd, bytes(64))}
+        # One byte: some drivers look at the length first, and have little room.
+        return said | {"write": raw.write_errno(fd, b"x")}
     got = raw.read_errno(fd)
     said["read"] = got if isinstance(got, int) else "data"
     said["poll"] = raw.poll_events(fd)
@@ -237,12 +239,14 @@ def _judge_stale(context: Context, answers: dict[str, Any], state: State, when: 
     read = answers["read"]
     shown = raw.answer(read) if isinstance(read, int) else read
     context.expect(read == errno.ENODEV, f"reading {when}", shown, "ENODEV")
-    gone = select.POLLIN | select.POLLRDHUP
+    # The uAPI wants a reader to be woken; only mlx5-vfio-pci tells him why.
+    gone = select.POLLIN | (select.POLLRDHUP if context.is_mlx5 else 0)
+    names = "POLLIN and POLLRDHUP" if context.is_mlx5 else "POLLIN"
     context.expect(
         answers["poll"] & gone == gone,
         f"poll() {when}",
         hex(answers["poll"]),
-        f"{gone:#x}: POLLIN and POLLRDHUP",
+        f"{gone:#x}: {names}",
     )
 
 

@@ -103,8 +103,8 @@ def _expect_cut_refused(context: Context, part: bytes, whole_bytes: int) -> None
 @check(
     "C32",
     Level.MUST,
-    "RESUMING to STOP fails after a write has failed; until then, or at the latest then, what is "
-    "no stream is refused.",
+    "RESUMING to STOP fails after a write has failed, also if the rest is written all the same; "
+    "until then, or at the latest then, what is no stream is refused.",
 )
 def garbage(context: Context) -> None:
     subject = context.target
@@ -112,11 +112,25 @@ def garbage(context: Context) -> None:
         fd = subject.go(State.RESUMING)
         number = raw.write_errno(fd, filling * ODD_BYTES)
         context.note(f"wrote {ODD_BYTES} bytes of {filling.hex()}", raw.answer(number))
-        if number:
+        if number and context.is_mlx5:
             again = raw.write_errno(fd, bytes(HEADER.size))
             context.expect_errno(again, (errno.ENODEV, number), "writing on")
         expect_not_accepted(context, subject, State.STOP)
         subject.close_files()
+    data = whole_stream(context)
+    fd = subject.go(State.RESUMING)
+    number = _write_regardless(fd, bytes([data[0] ^ 0xFF]) + data[1:])
+    context.note("wrote the whole stream with its first byte damaged", raw.answer(number))
+    expect_not_accepted(context, subject, State.STOP)
+
+
+def _write_regardless(fd: int, data: bytes) -> int:
+    """Write ``data`` in pieces, also after one was refused; the first errno, 0 if none was."""
+    size = len(data) // 4 + 1
+    numbers = [
+        raw.write_errno(fd, data[start : start + size]) for start in range(0, len(data), size)
+    ]
+    return next((number for number in numbers if number), 0)
 
 
 @check(

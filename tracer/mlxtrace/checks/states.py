@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.core import DeviationError, Level, NotOfferedError, check
 from mlxtrace.checks.transfer import whole_stream
-from mlxtrace.vfio import MigrationFlags, State
+from mlxtrace.vfio import Device, MigrationFlags, State
 
 if TYPE_CHECKING:
     from mlxtrace.checks.context import Context
@@ -25,6 +25,23 @@ def opened_running(context: Context) -> None:
     context.expect_errno(number, (0,), "reading the state of a device that was just opened")
     context.expect(state == State.RUNNING, "its state", str(state), "RUNNING (2)")
     context.expect(data_fd == -1, "its data_fd", str(data_fd), "-1")
+
+
+@check(
+    "C1.again",
+    Level.MUST,
+    "A device that is opened again is RUNNING, whatever state it was closed in.",
+)
+def opened_again(context: Context) -> None:
+    for state in fsm.states(context.flags):
+        context.source.enter(state)
+        name = context.source.name
+        context.close()
+        with Device.open(name) as device:
+            found = device.make_running()
+        context.expect(
+            found is State.RUNNING, f"closed in {state.name} and opened", found.name, "RUNNING"
+        )
 
 
 @check(
