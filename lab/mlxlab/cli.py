@@ -55,6 +55,13 @@ def _machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Number of VFs in all.",
             ),
             click.option(
+                "--device",
+                type=click.Choice(("mlx5", "mtty")),
+                default="mlx5",
+                show_default=True,
+                help="What there is to migrate. mtty: devices of the kernel's sample driver.",
+            ),
+            click.option(
                 "--cpus",
                 type=click.IntRange(1, 64),
                 default=2,
@@ -161,19 +168,26 @@ def _job(
     quiet: bool,
     profile: str | None,
     fw: tuple[str, ...],
+    device: str,
     **options: Any,
 ) -> tuple[Entry, Job, Progress]:
-    from mlxlab import firmware
+    from mlxlab import firmware, mtty
     from mlxlab.table import of_folder, pick
     from mlxlab.vm import Machine
     from mlxpatch.progress import Progress
 
+    if device == "mtty":
+        mtty.check_count(vfs)
+        if fw or profile is not None:
+            raise UsageError(
+                "--device mtty has no firmware: it goes with neither --fw nor --profile"
+            )
     settings = [firmware.setting(word) for word in fw]
     if profile is not None:
         chosen = firmware.pick(profile)
         settings = [*chosen.settings, *settings]
         memory = max(memory, chosen.memory_mib)
-    job = _new_job(Machine(cpus, memory, vfs), firmware=settings, **options)
+    job = _new_job(Machine(cpus, memory, vfs), firmware=settings, device=device, **options)
     source = click.get_current_context().get_parameter_source("kernel")
     if kernel_dir and source is not click.core.ParameterSource.DEFAULT:
         raise UsageError("--kernel and --kernel-dir: only one of them can be booted")
@@ -200,7 +214,8 @@ def run(keep: bool, idle: float, **options: Any) -> int:
     """Boot the lab, run COMMAND in it, and exit with its status.
 
     COMMAND sees this machine's files, and what it writes stays in memory, except below
-    $MLXLAB_OUT. The VFs are in $MLXLAB_VF0, $MLXLAB_VF1, and so on.
+    $MLXLAB_OUT. The VFs (with --device mtty: the UUIDs of its devices) are in $MLXLAB_VF0,
+    $MLXLAB_VF1, and so on.
 
     Exit status: COMMAND's, or 120 after a kernel splat or a firmware assertion, 124 timeout, 125
     when the lab could not start, 126 when the VM was lost.
@@ -256,6 +271,8 @@ def demo(**options: Any) -> int:
     from mlxlab import demo as show
     from mlxlab import lab
 
+    if options["device"] != "mlx5":
+        raise UsageError("the demo traces mlx5-vfio-pci: leave out --device")
     if options["vfs"] < 2:
         raise UsageError("the demo needs two VFs")
     terminal = Console()

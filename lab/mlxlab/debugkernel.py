@@ -97,7 +97,7 @@ def news(built: Built, entry: Entry) -> str:
     return ""
 
 
-def prepare(entry: Entry, progress: Progress) -> Boot:
+def prepare(entry: Entry, progress: Progress, *, device: str = "mlx5") -> Boot:
     """Return what boots the debug kernel ``entry``.
 
     Raises:
@@ -109,7 +109,7 @@ def prepare(entry: Entry, progress: Progress) -> Boot:
     note = news(built, entry)
     if note:
         progress.note(note)
-    return kerneldir.prepare(built.tree, progress)
+    return kerneldir.prepare(built.tree, progress, device=device)
 
 
 def build(entry: Entry, folder: Path | None, progress: Progress, *, offline: bool = False) -> Built:

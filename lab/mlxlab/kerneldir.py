@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.errors import Error
-from mlxlab import boot, needs
+from mlxlab import boot, mtty, needs
 from mlxlab.boot import Boot
 from mlxpatch import build, cache
 
@@ -96,7 +96,7 @@ def _modules(order: Path) -> tuple[str, ...]:
     return tuple(f"{line.rpartition('.')[0]}.ko" for line in lines)
 
 
-def prepare(folder: Path, progress: Progress) -> Boot:
+def prepare(folder: Path, progress: Progress, *, device: str = "mlx5") -> Boot:
     """Build the lab's modules against the tree in ``folder``, and assemble what the VM boots.
 
     Raises:
@@ -113,14 +113,24 @@ def prepare(folder: Path, progress: Progress) -> Boot:
         progress,
         "change its configuration and build it again; an example that has all of it: "
         f"{resources.find(_EXAMPLE)}",
+        device=device,
     )
-    driver_recipe = needs.driver(kernel.source, f"the kernel in {kernel.folder}")
-    firmware = build.build(build.lab_firmware(), kernel.folder, progress)
-    driver = build.build(driver_recipe, kernel.folder, progress, symvers=[firmware.symvers])
-    assembled = assemble(kernel, [*firmware.modules, *driver.modules], progress)
+    assembled = assemble(kernel, _build(kernel, progress, device), progress)
     if needs.parse(config).get("KASAN") == "y":
         return replace(assembled, slowness=_KASAN_SLOWNESS)
     return assembled
+
+
+def _build(kernel: KernelDir, progress: Progress, device: str) -> list[Path]:
+    """Build what the kernel does not have itself for ``device``; return the modules."""
+    what = f"the kernel in {kernel.folder}"
+    if device == "mtty":
+        recipe = mtty.recipe(kernel.source, what)
+        return [*build.build(recipe, kernel.folder, progress).modules]
+    recipe = needs.driver(kernel.source, what)
+    firmware = build.build(build.lab_firmware(), kernel.folder, progress)
+    driver = build.build(recipe, kernel.folder, progress, symvers=[firmware.symvers])
+    return [*firmware.modules, *driver.modules]
 
 
 def assemble(kernel: KernelDir, updates: list[Path], progress: Progress) -> Boot:

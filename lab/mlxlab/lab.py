@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
-from mlxlab import accel, interactive, kept, lock, monitor, runs, tree, verdict, vm
+from mlxlab import accel, interactive, kept, lock, monitor, mtty, runs, tree, verdict, vm
 from mlxlab.errors import NotStartedError
 from mlxlab.report import Expected
 from mlxpatch import cache
@@ -52,6 +52,7 @@ class Job:
         firmware: settings of the simulated firmware, in force before the driver takes the VFs.
         accelerator: ``kvm``, ``tcg``, or ``auto``: KVM if it works.
         offline: use only what is cached.
+        device: what the guest has: ``mlx5``, VFs of the simulated firmware, or ``mtty``.
     """
 
     command: Sequence[str]
@@ -63,6 +64,7 @@ class Job:
     expected: Expected = field(default_factory=Expected)
     accelerator: str = "auto"
     offline: bool = False
+    device: str = "mlx5"
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def _one(
     with _terminated_cleanly():
         with _before_the_start():
             vm.check_tools()
-            boot = tree.prepare(entry, progress, offline=job.offline)
+            boot = tree.prepare(entry, progress, device=job.device, offline=job.offline)
             accelerator = accel.choose(job.accelerator, boot.image, progress)
             job = dataclasses.replace(
                 job, machine=dataclasses.replace(job.machine, accelerator=accelerator)
@@ -212,7 +214,8 @@ def _settle(place: Run, job: Job, mode: str) -> None:
     runs.write_settings(
         place,
         job.machine,
-        modules=MODULES,
+        modules=mtty.MODULES if job.device == "mtty" else MODULES,
+        device=job.device,
         pf_driver="mlx5_lab",
         vf_driver="mlx5_vfio_pci",
         mode=mode,

@@ -69,6 +69,7 @@ NEEDS = (
     Need("CRC32", "checksums of the simulated images", "crc32"),
     Need("XXHASH", "hashes of the simulated state", "xxhash", choose="CRYPTO_XXHASH"),
 )
+_MTTY = (Need("VFIO_MDEV", "mtty makes mediated devices", "mdev"),)
 # What must not be set, and why; MLX5_CORE may be a module.
 _OBSTACLES = (
     Need("MODULE_SIG_FORCE", "the lab's modules are not signed"),
@@ -92,13 +93,13 @@ def module_names(order: str) -> set[str]:
     return {line.rpartition("/")[2].rpartition(".")[0].replace("-", "_") for line in order.split()}
 
 
-def missing(config: Mapping[str, str], modules: Collection[str]) -> list[str]:
+def missing(config: Mapping[str, str], modules: Collection[str], device: str = "mlx5") -> list[str]:
     """Return what keeps a kernel from being the guest, a line each.
 
-    ``modules`` are the names of its modules, with underscores.
+    ``modules`` are the names of its modules, with underscores; ``device`` is ``mlx5`` or ``mtty``.
     """
     lines = []
-    for need in NEEDS:
+    for need in (*NEEDS, *(_MTTY if device == "mtty" else ())):
         value = config.get(need.option, "n")
         choose = f" (switch on CONFIG_{need.choose})" if need.choose else ""
         if value == "n":
@@ -114,8 +115,15 @@ def missing(config: Mapping[str, str], modules: Collection[str]) -> list[str]:
     return lines
 
 
-def check(what: str, text: str, modules: Collection[str], progress: Progress, hint: str) -> None:
-    """Check the configuration ``text`` of the kernel that ``what`` names.
+def check(
+    what: str,
+    text: str,
+    modules: Collection[str],
+    progress: Progress,
+    hint: str,
+    device: str = "mlx5",
+) -> None:
+    """Check the configuration ``text`` of the kernel that ``what`` names, for ``device``.
 
     What only tracing needs is noted.
 
@@ -123,7 +131,7 @@ def check(what: str, text: str, modules: Collection[str], progress: Progress, hi
         Error: something is missing; the message has all of it.
     """
     config = parse(text)
-    lines = missing(config, modules)
+    lines = missing(config, modules, device)
     if lines:
         raise Error("\n  ".join([f"{what} cannot be the lab's guest:", *lines]), hint)
     untraceable = [f"CONFIG_{option}" for option in _TRACING if option not in config]

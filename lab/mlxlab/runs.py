@@ -80,20 +80,24 @@ def write_settings(
     pf_driver: str,
     vf_driver: str,
     mode: str,
+    device: str = "mlx5",
     firmware: Sequence[str] = (),
 ) -> None:
     """Write what the scripts in the guest read; ``firmware`` has lines ``SCOPE KNOB VALUE``.
 
+    ``device`` is ``mlx5`` or ``mtty``, which has no PF and no firmware.
     ``mode`` is ``run`` (end after the command), ``keep`` (wait for another) or ``shell``.
     """
     variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     variables["PATH"] = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
-    variables["MLXLAB_PF"] = vm.PF
+    if device == "mlx5":
+        variables["MLXLAB_PF"] = vm.PF
     variables["MLXLAB_OUT"] = str(run.out)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     size = shutil.get_terminal_size()
     settings = {
         "mode": mode,
+        "device": device,
         "modules": " ".join(modules),
         "pf_driver": pf_driver,
         "vf_driver": vf_driver,

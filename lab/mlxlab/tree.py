@@ -7,7 +7,7 @@ import hashlib
 import shutil
 from typing import TYPE_CHECKING
 
-from mlxlab import boot, debugkernel, kerneldir, needs
+from mlxlab import boot, debugkernel, kerneldir, mtty, needs
 from mlxlab.boot import Boot as Boot  # for those who look for it here
 from mlxpatch import build, cache, drivers, kernels
 
@@ -24,26 +24,38 @@ _KEEP_TREES = 4
 _LAYOUT = "build and source"
 
 
-def prepare(entry: Entry, progress: Progress, *, offline: bool = False) -> Boot:
+def prepare(
+    entry: Entry, progress: Progress, *, device: str = "mlx5", offline: bool = False
+) -> Boot:
     """Download (unless ``offline``), build and assemble what is missing for ``entry``.
+
+    ``device`` is what the guest is to have: ``mlx5`` or ``mtty``.
 
     Raises:
         Error: something is missing or does not build.
     """
     if entry.folder is not None:
-        return kerneldir.prepare(entry.folder, progress)
+        return kerneldir.prepare(entry.folder, progress, device=device)
     if entry.config:
-        return debugkernel.prepare(entry, progress)
+        return debugkernel.prepare(entry, progress, device=device)
     kernel, source = kernels.ensure(entry.series, progress, offline=offline)
     name = f"Debian's Linux {entry.series}"
-    stock = needs.driver(source.root, f"{name} (linux-source-{entry.series})")
+    sources = f"{name} (linux-source-{entry.series})"
+    stock = (
+        mtty.recipe(source.root, sources)
+        if device == "mtty"
+        else needs.driver(source.root, sources)
+    )
     needs.check(
         f"{name} (linux-image-{kernel.release})",
         (kernel.root / "boot" / f"config-{kernel.release}").read_text(errors="replace"),
         needs.module_names((kernel.modules / "modules.order").read_text()),
         progress,
         "take another kernel of the table: mlxlab kernels",
+        device=device,
     )
+    if device == "mtty":
+        return assemble(kernel, [*build.build(stock, kernel.headers, progress).modules], progress)
     firmware = build.build(build.lab_firmware(), kernel.headers, progress)
     series = entry.spec or entry.carried
     if series:
