@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import subprocess
-import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +13,11 @@ from mlxlab import mtty, needs, tree
 from mlxlab.table import Entry
 from mlxpatch import kernels
 from mlxpatch.progress import Progress
-from mlxtrace.checks import all_checks
 from tests.lab.conftest import mlxlab
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlxpatch.kernels import Kernel, Source
 
 
@@ -84,10 +83,3 @@ def test_so_many_devices_can_be_made() -> None:
     mtty.check_count(mtty.MAX_DEVICES)
     with pytest.raises(UsageError):
         mtty.check_count(mtty.MAX_DEVICES + 1)
-
-
-def test_what_is_known_of_it_is_about_checks_and_has_a_reason() -> None:
-    known = tomllib.loads((Path(__file__).parent / "mtty_known.toml").read_text())
-    for kind in ("fails", "lacks"):
-        assert set(known[kind]) <= {check.id for check in all_checks()}
-        assert all(known[kind].values())

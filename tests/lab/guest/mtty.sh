@@ -9,7 +9,8 @@ device=/sys/bus/mdev/devices/$MLXLAB_VF1
 mlxtrace migrate --source "$MLXLAB_VF0" --target "$MLXLAB_VF1" --json "$MLXLAB_OUT/there.json"
 mlxtrace migrate --source "$device" --target "$MLXLAB_VF0" --flip-byte 2 \
 	--json "$MLXLAB_OUT/damaged.json" 2>"$MLXLAB_OUT/damaged.txt" || echo $? >"$MLXLAB_OUT/damaged"
-python -m tests.lab.guest.mtty >"$MLXLAB_OUT/checks"
+mlxtrace validate --source "$MLXLAB_VF0" --target "$MLXLAB_VF1" --destructive --cycles 50 --json \
+	--quiet >"$MLXLAB_OUT/checks"
 sh "$MLXLAB_GUEST/vfs" down
 # The bus goes with the module mdev.
 ls -d /sys/bus/mdev >"$MLXLAB_OUT/left" 2>&- || :
