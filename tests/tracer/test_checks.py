@@ -75,7 +75,15 @@ def test_what_may_hang_and_what_destroys_comes_last_and_the_rest_by_number() -> 
     order = [(each.destructive, each.may_hang, int(each.statement[1:])) for each in all_checks()]
     assert order == sorted(order)
     hanging = [each.id for each in all_checks() if each.may_hang]
-    assert hanging == ["C6", "C35.held", "C35.ioctl", "C35.unbind", "C42.race", "C35.sriov"]
+    assert hanging == [
+        "C6",
+        "C35.held",
+        "C35.ioctl",
+        "C35.unbind",
+        "C42.race",
+        "C42.reset",
+        "C35.sriov",
+    ]
     assert [each.id for each in all_checks() if each.destructive] == ["C35.sriov"]
 
 

@@ -79,17 +79,31 @@ def killed_processes(context: Context) -> None:
 @check(
     "C42.race",
     Level.MUST,
-    "Threads that read, ask for states, for what is left and for resets, all at once, get answers, "
-    "and leave a device that works.",
+    "Threads that read, and ask for states and for what is left, all at once, get answers, and "
+    "leave a device that works.",
     may_hang=True,
 )
 def racing_threads(context: Context) -> None:
+    _let_race(context, resets=False)
+
+
+@check(
+    "C42.reset",
+    Level.MUST,
+    "The same beside a thread that resets the device all the time.",
+    may_hang=True,
+)
+def racing_resets(context: Context) -> None:
+    _let_race(context, resets=True)
+
+
+def _let_race(context: Context, *, resets: bool) -> None:
     subject = context.source
     # It is opened now, so that its files are counted.
     assert context.target
     held = Held(context)
     fd, flags = subject.fileno(), subject.flags
-    child = Child(lambda: _race(fd, fsm.states(flags)), keep=[fd])
+    child = Child(lambda: _race(fd, fsm.states(flags), resets=resets), keep=[fd])
     try:
         found = child.result(ANSWER_S)
     except TimeoutError as error:
@@ -107,7 +121,7 @@ def racing_threads(context: Context) -> None:
     held.expect_no_more()
 
 
-def _race(fd: int, states: Sequence[State]) -> dict[str, Any]:
+def _race(fd: int, states: Sequence[State], *, resets: bool) -> dict[str, Any]:
     """Make calls in several threads for a while; return how often each errno came, by call."""
     said: dict[str, dict[int, int]] = {}
     current = [-1]
@@ -152,7 +166,9 @@ def _race(fd: int, states: Sequence[State]) -> dict[str, Any]:
         while not over.is_set():
             call()
 
-    calls = (change, read, read, info, look, reset)
+    calls = [change, read, read, info, look]
+    if resets:
+        calls.append(reset)
     threads = [threading.Thread(target=forever, args=[call], daemon=True) for call in calls]
     for thread in threads:
         thread.start()
