@@ -81,6 +81,14 @@ def test_a_reset_of_what_a_failed_arc_left_over_is_told(vf: Vf) -> None:
     assert (abort.cause, abort.state, abort.direction) == ("reset", "PRE_COPY", "")
 
 
+def test_the_reset_of_a_device_that_is_opened_ends_nothing() -> None:
+    # Its last user left it in mid-session, before the trace began.
+    vf = Vf(Clock(), BDF, 0x1000, [])
+    vf.taken(Kind.RESET, "STOP_COPY", RESET, "vfio_pci_core_enable+0xa5 [vfio_pci_core]")
+    vf.go("RUNNING", "PRE_COPY")
+    assert aborts(vf) == []
+
+
 def test_what_is_tidied_up_while_the_device_runs_is_no_end(vf: Vf) -> None:
     vf.go("PRE_COPY", "RUNNING")
     vf.taken(Kind.RESET, "RUNNING", RESET, resuming=1)

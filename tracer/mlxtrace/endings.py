@@ -26,6 +26,9 @@ _CAUSES = (
     ("mlx5vf_state_mutex_unlock", "reset"),
 )
 
+# VFIO's core resets what it opens. Whatever session there was had ended before.
+_OPENS = "vfio_pci_core_enable"
+
 # A SET_STATE has ended the session, and a worker of the driver tidies up.
 _RUNS = ("RUNNING", "RUNNING_P2P")
 
@@ -68,7 +71,8 @@ class Endings:
         self._reset = raw, stack
         state = state_name(raw.value[0])
         # VFIO's core resets what was closed, in whatever state that left it.
-        if state in _RUNS or (not _is_live(raw) and (self._over or state not in MIGRATING)):
+        stale = self._over or state not in MIGRATING or _OPENS in _functions(stack)
+        if state in _RUNS or (not _is_live(raw) and stale):
             return None
         return self._ending(raw, "reset", state, stack, raw)
 
@@ -112,5 +116,9 @@ def _is_live(raw: Raw) -> bool:
 
 
 def _cause(stack: Sequence[str]) -> str:
-    names = {frame.split("+", 1)[0] for frame in stack}
+    names = _functions(stack)
     return next((cause for name, cause in _CAUSES if name in names), "unknown")
+
+
+def _functions(stack: Sequence[str]) -> set[str]:
+    return {frame.split("+", 1)[0] for frame in stack}
