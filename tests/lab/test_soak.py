@@ -46,7 +46,15 @@ def soak(labs: Labs, kernel: str, count: int) -> None:
         assert grown == {}
 
 
-@pytest.mark.parametrize("kernel", [KERNEL, STOCK, CARRIED])
+# Every run asks the series that is shipped here; --all has two hundred on each kernel as well.
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(KERNEL, marks=pytest.mark.slow),
+        pytest.param(STOCK, marks=pytest.mark.slow),
+        CARRIED,
+    ],
+)
 def test_twenty_migrations_leave_nothing(labs: Labs, kernel: str) -> None:
     soak(labs, kernel, 20)
 
