@@ -12,24 +12,13 @@ import click
 
 from genbindings.console import CONTEXT
 from genbindings.errors import Error, UsageError
-from mlxtrace.devices import is_mediated, lookup, parse_name, require_vfio_driver
+from mlxtrace.cli_device import device_name
+from mlxtrace.devices import is_mediated, lookup, require_vfio_driver
 from mlxtrace.migrate_limit import parse_rate
 from mlxtrace.netaddress import Address, parse_address
 
 if TYPE_CHECKING:
     from mlxtrace.migrate_model import Options, Result
-
-
-def _device_name(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> str | None:
-    """Return a device's name in canonical form; another is a usage error."""
-    if value is None:
-        return None
-    try:
-        return parse_name(value)
-    except UsageError as error:
-        raise click.BadParameter(f"{error}; {error.hint}", context, parameter) from None
 
 
 def _address(
@@ -59,8 +48,8 @@ _SAVE_OPTIONS = ("no_precopy", "policy", *_RULE_OPTIONS, "data_timeout")
 
 
 @click.command("migrate", context_settings=CONTEXT)
-@click.option("--source", callback=_device_name, metavar="DEVICE", help="VF whose state is saved.")
-@click.option("--target", callback=_device_name, metavar="DEVICE", help="VF that takes it over.")
+@click.option("--source", callback=device_name, metavar="DEVICE", help="VF whose state is saved.")
+@click.option("--target", callback=device_name, metavar="DEVICE", help="VF that takes it over.")
 @click.option(
     "--to",
     "to_file",

@@ -11,23 +11,11 @@ import click
 
 from genbindings.console import CONTEXT
 from genbindings.errors import UsageError
-from mlxtrace.devices import parse_name
+from mlxtrace.cli_device import device_name
 
 if TYPE_CHECKING:
     from mlxtrace.checks import Check
     from mlxtrace.validate.session import Options, Session
-
-
-def _device_name(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> str | None:
-    """Return a device's name in canonical form; another is a usage error."""
-    if value is None:
-        return None
-    try:
-        return parse_name(value)
-    except UsageError as error:
-        raise click.BadParameter(f"{error}; {error.hint}", context, parameter) from None
 
 
 def _names(
@@ -39,9 +27,9 @@ def _names(
 
 
 @click.command("validate", context_settings=CONTEXT)
-@click.option("--source", callback=_device_name, metavar="BDF", help="VF whose state is saved.")
+@click.option("--source", callback=device_name, metavar="BDF", help="VF whose state is saved.")
 @click.option(
-    "--target", callback=_device_name, metavar="BDF", help="VF that streams are loaded on."
+    "--target", callback=device_name, metavar="BDF", help="VF that streams are loaded on."
 )
 @click.option(
     "--profile",
