@@ -38,6 +38,7 @@ FAULTS = {
     "suspend-initiator-fails": Faulty("C9", "suspend_initiator status=4", "EIO"),
     "suspend-responder-fails": Faulty("C9", "suspend_responder status=4", "then RUNNING_P2P"),
     "resume-responder-fails": Faulty("C9", "resume_responder status=4", "EIO"),
+    "suspend-slow-reset": Faulty("C42.reset", "suspend_responder delay_us=30000"),
     "query-fails": Faulty("C9", "query status=3", "STOP_COPY: EINVAL"),
     "save-refused": Faulty("C9", "save submit_errno=11", "EAGAIN"),
     "no-pd": Faulty("C9", "alloc_pd errno=12", "ENOMEM", on_pf=True),
