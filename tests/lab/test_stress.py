@@ -34,6 +34,7 @@ WHOLE = {
     "allocations": "--parts allocations --allocations 1/1",
     "sessions": "--parts sessions,sriov --sessions 1/1 --sriov 1/1",
     "races": "--parts races,signals --races 100 --signals 20",
+    "resets": "--parts resets --resets 10",
 }
 
 
@@ -61,7 +62,7 @@ def test_a_little_of_everything(labs: Labs, kernel: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     parts = check(result)["parts"]
     # Failing allocations is for the debug kernel: --all has that.
-    assert set(parts) == {"cycles", "knobs", "sessions", "sriov", "races", "signals"}
+    assert set(parts) == {"cycles", "knobs", "sessions", "sriov", "races", "resets", "signals"}
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.lab.guest import soak
-from tests.lab.guest.stress import allocations, cycles, knobs, races, sessions
+from tests.lab.guest.stress import allocations, cycles, knobs, races, resets, sessions
 from tests.lab.guest.stress.rig import Tally, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = ("cycles", "knobs", "allocations", "storm", "sessions", "sriov", "races", "signals")
+PARTS = (
+    "cycles",
+    "knobs",
+    "allocations",
+    "storm",
+    "sessions",
+    "sriov",
+    "races",
+    "resets",
+    "signals",
+)
 
 
 def share(text: str) -> slice:
@@ -42,7 +52,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("result", type=Path)
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument("--seed", type=int, default=1)
-    for name, count in (("cycles", 20), ("storm", 200), ("races", 6), ("signals", 2)):
+    for name, count in (
+        ("cycles", 20),
+        ("storm", 200),
+        ("races", 6),
+        ("resets", 1),
+        ("signals", 2),
+    ):
         parser.add_argument(f"--{name}", type=int, default=count, help="how many")
     for name, part in (
         *(("knobs", "1/24"), ("allocations", "1/40"), ("sessions", "1/6"), ("sriov", "7/10")),
@@ -66,6 +82,7 @@ def parts(given: argparse.Namespace) -> dict[str, Callable[[Tally], None]]:
         "sessions": lambda tally: sessions.run(tally, given.sessions),
         "sriov": lambda tally: sessions.sriov(tally, given.sriov),
         "races": lambda tally: races.run(tally, given.races, given.seed),
+        "resets": lambda tally: resets.run(tally, given.resets, given.seed),
         "signals": lambda tally: races.signals(tally, given.signals, given.seed),
     }
 
