@@ -195,7 +195,7 @@ def _job(
     return entry, job, Progress("mlxlab", quiet=quiet)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(context_settings={"allow_interspersed_args": False})
 @_machine_options
 @_command_options
 @click.option(
@@ -226,7 +226,7 @@ def run(keep: bool, idle: float, **options: Any) -> int:
     return (lab.keep(*job, idle * 60) if keep else lab.run(*job)).status
 
 
-@cli.command("exec", context_settings={"ignore_unknown_options": True})
+@cli.command("exec", context_settings={"allow_interspersed_args": False})
 @_command_options
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)

@@ -104,6 +104,11 @@ def prepare(folder: Path, progress: Progress, *, device: str = "mlx5") -> Boot:
             build.
     """
     kernel = look(folder)
+    example = f"; an example that has all of it: {resources.find(_EXAMPLE)}"
+    if device == "mtty":
+        # Whatever its configuration is: the kernel may be too old.
+        mtty.recipe(kernel.source, f"the kernel in {kernel.folder}")
+        example = " with CONFIG_VFIO_MDEV"
     # What it was built with; .config may have changed since.
     config = (kernel.folder / _CONFIG).read_text(errors="replace")
     needs.check(
@@ -111,8 +116,7 @@ def prepare(folder: Path, progress: Progress, *, device: str = "mlx5") -> Boot:
         config,
         needs.module_names((kernel.folder / "modules.order").read_text()),
         progress,
-        "change its configuration and build it again; an example that has all of it: "
-        f"{resources.find(_EXAMPLE)}",
+        f"change its configuration and build it again{example}",
         device=device,
     )
     assembled = assemble(kernel, _build(kernel, progress, device), progress)

@@ -116,6 +116,8 @@ def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_
     [
         (["run"], "Missing argument"),
         (["run", "--kernel", "nope", "--", "true"], "no kernel 'nope'"),
+        (["run", "--series", "x", "--", "true"], "No such option '--series'"),
+        (["exec", "--kernel", "x", "true"], "No such option '--kernel'"),
         (["run", "--vfs", "0", "--", "true"], "--vfs"),
         (["run", "--kernel", "stock-6.1", "--kernel-dir", ".", "--", "true"], "only one of them"),
         (["kernel", "build", "stock-6.1"], "one of debug-6.1"),
