@@ -16,6 +16,7 @@ from mlxtrace.migrate_model import Options, summary
 from mlxtrace.migrate_policy import (
     StopReason,
 )
+from mlxtrace.migrate_report import render
 from mlxtrace.stream import HEADER, Framing, Kind
 from mlxtrace.vfio import MigrationFlags, State
 
@@ -58,6 +59,8 @@ def test_a_migration(lab: Callable[..., None]) -> None:
     assert result.read_bytes == sizes + HEADER.size + 8  # STOP_COPY_SIZE
     assert result.stop_reason == StopReason.CONVERGED
     assert result.stop_copy_estimate_bytes == 64 * 64
+    ends = f"; temporary ends {result.temporary_ends}, final ends 1"
+    assert any(line.endswith(ends) for line in render(result))
 
 
 def test_the_summary_says_what_the_device_saw() -> None:
@@ -142,6 +145,7 @@ def test_without_pre_copy_the_source_is_stopped_first() -> None:
     assert [image.kind for image in result.images] == [Kind.FINAL]
     assert (result.precopy, result.ioctls) == (False, 0)
     assert result.stop_reason == StopReason.NOT_USED
+    assert f"{result.written_bytes} written; final ends 1" in "\n".join(render(result))
 
 
 def test_an_idle_device_is_stopped_after_a_while() -> None:

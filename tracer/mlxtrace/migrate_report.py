@@ -66,11 +66,11 @@ def _reported(count: int | None) -> str:
 def _totals(result: Result) -> Iterator[str]:
     kinds = ", ".join(f"{result.count(kind)} {kind.value}" for kind in Kind)
     yield f"images    {len(result.images)}: {kinds}"
-    ends = (
-        f"; temporary ends (ENOMSG) {result.temporary_ends}, final ends {result.final_ends}"
-        if result.rounds
-        else ""
-    )
+    ends = ""
+    if result.rounds:
+        # Not every driver says ENOMSG there, and one without PRE_COPY has none.
+        temporary = f" temporary ends {result.temporary_ends}," if result.precopy else ""
+        ends = f";{temporary} final ends {result.final_ends}"
     yield f"stream    {result.read_bytes} bytes read, {result.written_bytes} written{ends}"
     if result.flipped_byte_offset is not None:
         yield f"damaged   the byte at stream offset {result.flipped_byte_offset} (--flip-byte)"
