@@ -256,6 +256,9 @@ struct lab_async {
 	int error;
 	struct list_head held;
 	bool running_save;
+	/* It was done; it still fails if a reset comes before the driver is told */
+	bool saved;
+	enum lab_counter kind;
 	struct lab_fault fault;
 	struct rcu_head rcu;
 };

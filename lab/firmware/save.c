@@ -105,15 +105,12 @@ enum lab_where lab_save_kind(struct lab_vf *vf, const void *in)
 	return lab_is_cleanup(vf, in) ? LAB_WHERE_SAVE_CLEANUP : LAB_WHERE_SAVE_FINAL;
 }
 
-static void lab_count_kind(struct lab_vf *vf, bool incremental, bool track)
+static enum lab_counter lab_kind_counter(const struct lab_vf *vf,
+					 bool incremental, bool track)
 {
-	enum lab_counter kind = LAB_COUNT_SAVE_FINAL;
-
 	if (track)
-		kind = incremental ? LAB_COUNT_SAVE_MIDDLE : LAB_COUNT_SAVE_INITIAL;
-	else if (vf->chunks_left)
-		kind = LAB_COUNT_SAVE_CHUNK;
-	lab_count(vf, kind, 1);
+		return incremental ? LAB_COUNT_SAVE_MIDDLE : LAB_COUNT_SAVE_INITIAL;
+	return vf->chunks_left ? LAB_COUNT_SAVE_CHUNK : LAB_COUNT_SAVE_FINAL;
 }
 
 /* What is left of a final image that goes out in chunks. */
@@ -149,7 +146,7 @@ static int lab_save_locked(struct lab_async *async, u64 *length, u32 *syndrome)
 		return lab_refuse(syndrome, async->fault.syndrome, async->fault.status);
 	if (lab_is_cleanup(vf, async->in)) {
 		vf->tracked = false;
-		lab_count(vf, LAB_COUNT_SAVE_CLEANUP, 1);
+		async->kind = LAB_COUNT_SAVE_CLEANUP;
 		return MLX5_CMD_STAT_OK;
 	}
 	status = lab_check_flags(vf, incremental, track, syndrome);
@@ -166,8 +163,7 @@ static int lab_save_locked(struct lab_async *async, u64 *length, u32 *syndrome)
 		return status;
 	vf->tracked = track;
 	lab_note_chunks(async, !track);
-	lab_count_kind(vf, incremental, track);
-	lab_count(vf, LAB_COUNT_SAVE_BYTES, *length);
+	async->kind = lab_kind_counter(vf, incremental, track);
 	return MLX5_CMD_STAT_OK;
 }
 
@@ -198,6 +194,7 @@ ktime_t lab_save_execute(struct lab_async *async)
 	status = lab_save_locked(async, &length, &syndrome);
 	if (status)
 		lab_count(vf, LAB_COUNT_SAVE_FAILED, 1);
+	async->saved = !status;
 	lab_set_status(async->out, status, syndrome);
 	lab_put32(async->out, 8, length);
 	due = ktime_add(async->issued,
@@ -205,6 +202,19 @@ ktime_t lab_save_execute(struct lab_async *async)
 	mutex_unlock(&vf->lock);
 	async->length = length;
 	return due;
+}
+
+/* What became of a SAVE that was done, as the driver is told. */
+static void lab_count_saved(struct lab_async *async)
+{
+	struct lab_vf *vf = async->vf;
+
+	if (async->out[0]) {
+		lab_count(vf, LAB_COUNT_SAVE_FAILED, 1);
+		return;
+	}
+	lab_count(vf, async->kind, 1);
+	lab_count(vf, LAB_COUNT_SAVE_BYTES, async->length);
 }
 
 /* The firmware is done with the memory: it must still be there. In hard IRQ. */
@@ -221,6 +231,8 @@ void lab_save_finish(struct lab_async *async)
 		lab_set_status(async->out, MLX5_CMD_STAT_BAD_RES_ERR,
 			       LAB_SYND_UNMAPPED);
 	}
+	if (async->saved)
+		lab_count_saved(async);
 	/* Not ours any more before the driver hears of it and destroys it. */
 	if (async->mkey)
 		lab_mkey_put(async->mkey);

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from genbindings.errors import Error
-from mlxtrace.agreement import compare, compare_firmware
+from mlxtrace.agreement import compare, compare_calls, compare_firmware
 
 SOURCE, TARGET = "0000:01:00.1", "0000:01:00.2"
 SIZES = [4096, 23, 29, 31]
@@ -98,7 +98,35 @@ def test_a_trace_without_one_of_the_vfs_is_an_error() -> None:
         compare(client(), [event for event in events() if event.get("bdf") != TARGET])
 
 
+CALLS = {"read_bytes": 4283, "ioctls": 5, "resets": 7}
+
+
+def traced_calls(**changes: int) -> list[dict[str, Any]]:
+    """The closing events of a trace of calls that both VFs got; the changes are the target's."""
+    source, target, lost = events()
+    return [
+        source | {"resets": 3},
+        target | {"read_bytes": 0, "ioctls": 0, "resets": 4} | changes,
+        lost,
+    ]
+
+
+def test_calls_are_compared_with_the_sums_over_all_vfs() -> None:
+    rows = compare_calls(CALLS, traced_calls())
+    assert [row for row in rows if not row.agrees] == []
+    assert {row.name for row in rows} == {*CALLS, "records lost", "returns missed"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_each_call_that_was_not_seen_is_noticed(name: str) -> None:
+    calls = CALLS | {name: CALLS[name] + 1}
+    rows = compare_calls(calls, traced_calls())
+    assert [row.name for row in rows if not row.agrees] == [name]
+
+
 def test_a_trace_that_was_cut_is_an_error() -> None:
+    with pytest.raises(Error, match="was cut"):
+        compare_calls(CALLS, traced_calls()[:-1])
     with pytest.raises(Error, match="was cut"):
         compare(client(), [event for event in events() if event["type"] != "lost"])
 

@@ -267,6 +267,23 @@ def test_a_failed_arc_and_a_refused_state(trace: Trace) -> None:
     ]
 
 
+def test_requests_for_states_are_counted_not_their_arcs(trace: Trace) -> None:
+    vf = trace.source
+    vf.arc("RUNNING", "RUNNING_P2P", "STOP")
+    vf.arc("RUNNING_P2P", "STOP")
+    vf.set_state("STOP")
+    vf.set_state("STOP")
+    vf.set_state("PRE_COPY", result=-errno.EINVAL)
+    found = summary(trace.events(), SOURCE)
+    assert (found.state_changes, found.failed_state_changes, found.failed_arcs) == (3, 1, 1)
+
+
+def test_an_ioctl_that_the_file_does_not_have_is_none(trace: Trace) -> None:
+    trace.source.put(Kind.IOCTL, 0x3B7A, 0, 0, 0, result=-errno.ENOTTY)
+    trace.source.ioctl(1, 2)
+    assert summary(trace.events(), SOURCE).ioctls == 1
+
+
 def test_ioctls_that_fail_or_cannot_be_read(trace: Trace) -> None:
     trace.source.ioctl(1, 2, result=-errno.EINVAL)
     trace.source.put(Kind.IOCTL, 0x3B79, 0, 1, 2, flags=FLAG_UNREADABLE)
@@ -289,7 +306,8 @@ def test_snapshots_are_differences_and_repeats_are_counted(trace: Trace) -> None
         ("again", 1, ""),
         ("error", 1, "ENODEV"),
     ]
-    assert summary(events, SOURCE).temporary_ends == 23
+    found = summary(events, SOURCE)
+    assert (found.temporary_ends, found.again_ends, found.stream_errors) == (23, 1, 1)
 
 
 def test_a_lost_snapshot_costs_nothing(trace: Trace) -> None:

@@ -89,6 +89,15 @@ def test_the_reset_of_a_device_that_is_opened_ends_nothing() -> None:
     assert aborts(vf) == []
 
 
+def test_resets_are_counted_but_for_those_that_open(vf: Vf) -> None:
+    vf.taken(Kind.RESET, "PRE_COPY", RESET, IOCTL, saving=1)
+    vf.taken(Kind.SESSION_END, "RUNNING", DISABLE, UNLOCK, RESET, IOCTL, saving=1)
+    vf.taken(Kind.RESET, "RUNNING", RESET, IOCTL)
+    vf.taken(Kind.RESET, "RUNNING", RESET, "vfio_pci_core_enable+0xa5 [vfio_pci_core]")
+    (summary,) = (event for event in events(vf) if isinstance(event, Summary))
+    assert (summary.resets, summary.aborts) == (2, 1)
+
+
 def test_what_is_tidied_up_while_the_device_runs_is_no_end(vf: Vf) -> None:
     vf.go("PRE_COPY", "RUNNING")
     vf.taken(Kind.RESET, "RUNNING", RESET, resuming=1)

@@ -16,6 +16,7 @@ import pytest
 
 from genbindings import console
 from mlxtrace import checks as checks_package
+from mlxtrace import vfio_calls
 from mlxtrace.checks import Check, Level, all_checks
 from mlxtrace.cli_validate import command
 from mlxtrace.validate import guard, session, simulated
@@ -146,8 +147,19 @@ def test_the_lines_of_json_are_meta_checks_and_summary(host: Host) -> None:
         "not_run": 0,
         "stopped": "",
         "exit_status": 1,
+        "calls": dict.fromkeys(vfio_calls.KINDS, 0),
     }
     assert status == 1
+
+
+def test_the_calls_of_the_checks_are_in_the_summary(host: Host) -> None:
+    def reads(_: Context) -> None:
+        vfio_calls.made_read(7)
+
+    host.checks([make("C1", reads), make("C2", reads)])
+    _, lines = host.json("--repeat", "2")
+    assert (lines[-1]["calls"]["read_calls"], lines[-1]["calls"]["read_bytes"]) == (4, 28)
+    assert host.json()[1][-1]["calls"]["read_calls"] == 2
 
 
 def test_the_report_ends_with_the_counts(host: Host) -> None:

@@ -92,13 +92,7 @@ def compare(client: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> l
     ]
     skipped = source["gap_bytes"] + target["gap_bytes"]
     rows.append(_clean("bytes that a file skipped", skipped))
-    lost = next((event for event in reversed(events) if event["type"] == "lost"), None)
-    if lost is None:
-        raise Error("the trace has no closing line: it was cut")
-    rows += [
-        _clean("records lost", lost["lost_records"]),
-        _clean("returns missed", lost["missed_returns"]),
-    ]
+    rows += _losses(events)
     equal = client.get("state_hashes_equal")
     if equal is not None:
         rows.append(Row("hashes of the two states", "equal" if equal else "differ", None, equal))
@@ -136,6 +130,32 @@ def compare_firmware(
     return [
         Row(f"{bdf} {name}", counted[name], ours, counted[name] == ours)
         for name, ours in traced.items()
+    ]
+
+
+def compare_calls(calls: Mapping[str, int], events: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Return what a client counted of its calls, and what was traced of them on all its VFs.
+
+    ``calls`` are those of the last line of ``mlxtrace validate --json``.
+
+    Raises:
+        Error: the trace has no closing line.
+    """
+    summaries = [event for event in events if event["type"] == "summary"]
+    rows = []
+    for kind, ours in calls.items():
+        traced = sum(summary[kind] for summary in summaries)
+        rows.append(Row(kind, ours, traced, ours == traced))
+    return rows + _losses(events)
+
+
+def _losses(events: Sequence[Mapping[str, Any]]) -> list[Row]:
+    lost = next((event for event in reversed(events) if event["type"] == "lost"), None)
+    if lost is None:
+        raise Error("the trace has no closing line: it was cut")
+    return [
+        _clean("records lost", lost["lost_records"]),
+        _clean("returns missed", lost["missed_returns"]),
     ]
 
 

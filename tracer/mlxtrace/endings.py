@@ -54,9 +54,14 @@ class Ending:
 
 
 class Endings:
-    """Collects the records of one VF's ends; each method returns an end that is complete."""
+    """Collects the records of one VF's ends; each method returns an end that is complete.
+
+    Attributes:
+        resets: how often the VF was reset while it was open.
+    """
 
     def __init__(self) -> None:
+        self.resets = 0
         self._frames: list[Raw] = []
         self._reset: tuple[Raw, list[str]] | None = None
         self._over = False
@@ -70,8 +75,10 @@ class Endings:
         stack = self._take_frames(raw)
         self._reset = raw, stack
         state = state_name(raw.value[0])
+        opens = _OPENS in _functions(stack)
+        self.resets += not opens
         # VFIO's core resets what was closed, in whatever state that left it.
-        stale = self._over or state not in MIGRATING or _OPENS in _functions(stack)
+        stale = self._over or state not in MIGRATING or opens
         if state in _RUNS or (not _is_live(raw) and stale):
             return None
         return self._ending(raw, "reset", state, stack, raw)

@@ -312,6 +312,9 @@ class Summary(Event):
     type: ClassVar[str] = "summary"
 
     sessions: int
+    state_changes: int
+    failed_state_changes: int
+    resets: int
     saves: int
     images: int
     initial_images: int
@@ -335,6 +338,7 @@ class Summary(Event):
     temporary_ends_fallback: int
     temporary_ends_unasked: int
     final_ends: int
+    again_ends: int
     stream_errors: int
     loads: int
     failed_loads: int

@@ -20,6 +20,7 @@ from mlxtrace.headers import Headers
 from mlxtrace.mailbox import Opcode, errno_name, state_name, status_name
 from mlxtrace.records import FLAG_UNREADABLE, Raw
 from mlxtrace.totals import Totals
+from mlxuapi import vfio as uapi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +99,8 @@ class VfSession:
     def set_state(self, raw: Raw) -> Iterator[Event]:
         """A SET_STATE returned."""
         asked, start = raw.value[:2]
+        self.totals.state_changes += 1
+        self.totals.failed_state_changes += raw.result != 0
         self._buffers.old()
         if self._arc is not None:
             yield self._arc_done(raw, raw.boot_ns, -raw.result)
@@ -118,6 +121,9 @@ class VfSession:
 
     def ioctl(self, raw: Raw) -> Iterator[Event]:
         """A call of the pre-copy ioctl returned."""
+        if raw.value[0] != uapi.VFIO_MIG_GET_PRECOPY_INFO:
+            # An ioctl that the file does not have, which the driver refused.
+            return
         self.data.asked()
         self._buffers.old()
         known = not raw.result and not raw.flags & FLAG_UNREADABLE
@@ -255,7 +261,9 @@ class VfSession:
 
     def reset(self, raw: Raw) -> Iterator[Event]:
         """A reset of the VF is done."""
-        return self._aborted(self._endings.reset(raw))
+        ending = self._endings.reset(raw)
+        self.totals.resets = self._endings.resets
+        return self._aborted(ending)
 
     def session_end(self, raw: Raw) -> Iterator[Event]:
         """The driver takes the data files away."""

@@ -37,6 +37,9 @@ class Totals:
     """Counts and times of one VF. Only :meth:`add` changes them."""
 
     sessions: int = 0
+    state_changes: int = 0
+    failed_state_changes: int = 0
+    resets: int = 0
     saves: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     failed_saves: int = 0
@@ -146,6 +149,9 @@ class Totals:
             bdf=bdf,
             boot_ns=boot_ns,
             sessions=self.sessions,
+            state_changes=self.state_changes,
+            failed_state_changes=self.failed_state_changes,
+            resets=self.resets,
             saves=self.saves,
             images=len(self.image_bytes),
             initial_images=self.kinds.get("initial", 0),
@@ -169,6 +175,7 @@ class Totals:
             temporary_ends_fallback=self.reasons.get("fallback", 0),
             temporary_ends_unasked=self.reasons.get("nobody-asked", 0),
             final_ends=self.ends.get("final", 0),
+            again_ends=self.ends.get("again", 0),
             stream_errors=self.ends.get("error", 0),
             loads=self.loads,
             failed_loads=self.failed_loads,

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
+
+from mlxtrace import vfio_calls
 
 Argument = int | bytearray | ctypes.Structure | ctypes.Array[ctypes.c_char]
 
@@ -20,10 +23,14 @@ def ioctl(fd: int, request: int, argument: Argument = 0, *, again: bool = True) 
         OSError: what the kernel answered.
     """
     while True:
+        number = 0
         try:
             if isinstance(argument, int):
                 return fcntl.ioctl(fd, request, argument)
             return int(fcntl.ioctl(fd, request, argument, True))
-        except InterruptedError:
-            if not again:
+        except OSError as error:
+            number = error.errno or errno.EIO
+            if number != errno.EINTR or not again:
                 raise
+        finally:
+            vfio_calls.made_ioctl(request, number, getattr(argument, "flags", 0))

@@ -15,6 +15,7 @@ import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from mlxtrace import vfio_calls
 from mlxtrace.vfio_errors import VfioError
 from mlxtrace.vfio_ioctl import ioctl
 from mlxuapi import vfio as uapi
@@ -105,7 +106,7 @@ class SavingStream(_DataFile):
             VfioError: ENODEV after a SAVE failed or the session ended, for one.
         """
         try:
-            return os.read(self._fd, max_bytes) or End.FINAL
+            return vfio_calls.read(self._fd, max_bytes) or End.FINAL
         except BlockingIOError:
             return End.NOT_YET
         except OSError as error:
@@ -153,7 +154,7 @@ class ResumingStream(_DataFile):
                 before that is not known, and every later write gives ENODEV.
         """
         try:
-            return os.write(self._fd, data)
+            return vfio_calls.write(self._fd, data)
         except OSError as error:
             raise self._error("writing migration data", error) from None
 

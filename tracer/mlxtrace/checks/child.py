@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxtrace import vfio_calls
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -58,7 +60,9 @@ class Child:
             number = os.waitstatus_to_exitcode(status)
             how = signal.Signals(-number).name if number < 0 else f"status {number}"
             raise ChildProcessError(f"the process ended with {how}")
-        return json.loads(self._received)
+        told = json.loads(self._received)
+        vfio_calls.add(told["calls"])
+        return told["result"]
 
     def sleeps(self, timeout_s: float) -> bool:
         """Wait until it sleeps in the kernel, where a signal would wake it; False if it ended."""
@@ -95,7 +99,8 @@ def _be_child(function: Callable[[], Any], keep: set[int], output: int) -> None:
             # An empty range is not taken for one: closerange(0, 0) closes everything.
             if after > before + 1:
                 os.closerange(before + 1, after)
-        os.write(output, json.dumps(function()).encode())
+        told = {"result": function(), "calls": vfio_calls.take()}
+        os.write(output, json.dumps(told).encode())
         status = 0
     finally:
         # Nothing of the parent's may be cleaned up twice.

@@ -13,9 +13,11 @@ import errno
 import mmap
 import os
 import select
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlxtrace import vfio_calls
 from mlxtrace.vfio_errors import errno_name
 from mlxuapi import vfio as uapi
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 INFO_BYTES = ctypes.sizeof(uapi.vfio_precopy_info)
 POISON = 0x5A5A5A5A
 """What a field has that the kernel should overwrite."""
+
+interrupted: Counter[int] = Counter()
+"""How often :func:`ioctl` made each request again, since a signal had come."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
@@ -40,29 +45,35 @@ def answer(number: int) -> str:
     return errno_name(number) if number else "0"
 
 
-def ioctl(fd: int, request: int, address: int) -> int:
+def ioctl(fd: int, request: int, address: int, feature: int = 0) -> int:
     """Issue ``request`` with a pointer, which may be a bad one. Return the errno, 0 if it worked.
 
-    A result above 0 is returned negative: no VFIO call that is used here has one.
+    A result above 0 is returned negative: no VFIO call that is used here has one. ``feature`` has
+    the flags of a VFIO_DEVICE_FEATURE that is to be counted.
     """
     while True:
         result = int(_libc.ioctl(fd, request, address))
-        if result >= 0:
-            return -result
-        number = ctypes.get_errno()
+        number = -result if result >= 0 else ctypes.get_errno()
+        vfio_calls.made_ioctl(request, max(0, number), feature)
         if number != errno.EINTR:
             return number
+        interrupted[request] += 1
 
 
 def write(fd: int, address: int, size: int) -> int:
     """Write ``size`` bytes from ``address``, which may be a bad one; the errno, 0 if it worked."""
-    return 0 if int(_libc.write(fd, address, size)) >= 0 else ctypes.get_errno()
+    count = int(_libc.write(fd, address, size))
+    number = 0 if count >= 0 else ctypes.get_errno()
+    vfio_calls.made_write(-number or count)
+    return number
 
 
 def read_to(fd: int, address: int, size: int) -> int:
     """Read ``size`` bytes to ``address``, which may be a bad one: how many came, or -errno."""
     count = int(_libc.read(fd, address, size))
-    return count if count >= 0 else -ctypes.get_errno()
+    result = count if count >= 0 else -ctypes.get_errno()
+    vfio_calls.made_read(result)
+    return result
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ def feature(fd: int, flags: int, argsz: int, data: bytes = b"") -> FeatureAnswer
     room = bytearray(bytes(request)[:head] + data)
     room += b"\x5a" * (mmap.PAGESIZE - len(room))
     buffer = (ctypes.c_char * len(room)).from_buffer(room)
-    number = ioctl(fd, uapi.VFIO_DEVICE_FEATURE, ctypes.addressof(buffer))
+    number = ioctl(fd, uapi.VFIO_DEVICE_FEATURE, ctypes.addressof(buffer), flags)
     return FeatureAnswer(number, bytes(room[head:]))
 
 
@@ -117,7 +128,7 @@ def set_state(fd: int, state: int) -> StateAnswer:
     wanted.device_state = state
     wanted.data_fd = POISON
     request.data[:] = list(bytes(wanted))
-    number = ioctl(fd, uapi.VFIO_DEVICE_FEATURE, ctypes.addressof(request))
+    number = ioctl(fd, uapi.VFIO_DEVICE_FEATURE, ctypes.addressof(request), request.flags)
     left = uapi.vfio_device_feature_mig_state.from_buffer_copy(bytes(request.data))
     return StateAnswer(number, int(left.data_fd))
 
@@ -160,7 +171,7 @@ def precopy_info(fd: int, argsz: int = INFO_BYTES, flags: int = 0) -> InfoAnswer
 def read_errno(fd: int, size: int = 4096) -> int | bytes:
     """Read from ``fd`` and return the data, or the errno."""
     try:
-        return os.read(fd, size)
+        return vfio_calls.read(fd, size)
     except OSError as error:
         return error.errno or errno.EIO
 
@@ -168,7 +179,7 @@ def read_errno(fd: int, size: int = 4096) -> int | bytes:
 def write_errno(fd: int, data: bytes | memoryview) -> int:
     """Write to ``fd`` and return the errno, 0 if it worked."""
     try:
-        os.write(fd, data)
+        vfio_calls.write(fd, data)
     except OSError as error:
         return error.errno or errno.EIO
     return 0

@@ -13,6 +13,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from mlxtrace import vfio_calls
 from mlxtrace.checks import raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, check
@@ -226,7 +227,7 @@ def _drain(fd: int, patient: bool = False) -> dict[str, Any]:
     count = 0
     while True:
         try:
-            data = os.read(fd, READ_BYTES)
+            data = vfio_calls.read(fd, READ_BYTES)
         except OSError as error:
             if patient and error.errno == errno.ENOMSG:
                 continue

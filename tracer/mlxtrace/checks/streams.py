@@ -7,6 +7,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from mlxtrace import vfio_calls
 from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.core import DeviationError, Level, NotOfferedError, check
 from mlxtrace.checks.resume import (
@@ -166,7 +167,7 @@ def _write_pieces(fd: int, pieces: Sequence[bytes]) -> int:
         rest = memoryview(piece)
         while rest:
             try:
-                rest = rest[os.write(fd, rest) :]
+                rest = rest[vfio_calls.write(fd, rest) :]
             except OSError as error:
                 return error.errno or errno.EIO
     return 0

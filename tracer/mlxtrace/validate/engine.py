@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlxtrace import vfio_calls
 from mlxtrace.checks import Status, Step
 from mlxtrace.validate.results import Result, Verdict, judge
 from mlxtrace.validate.worker import TellingContext, Worker, serve
@@ -144,6 +145,8 @@ class _Watch:
                 message = self._worker.receive(_LOOK_S)
             except EOFError as error:
                 return self._stopped() if self._why else self._died(str(error))
+            if message is not None:
+                vfio_calls.add(message.get("calls", {}))
             if message is None:
                 if self._why:
                     return self._stopped()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace.checks import Level, Status
@@ -107,6 +107,7 @@ class Summary:
     Attributes:
         failed: by level.
         stopped: why it did not run to the end; empty if it did.
+        calls: how often the files of VFIO were called, by kind: see :mod:`mlxtrace.vfio_calls`.
     """
 
     passed: int
@@ -115,6 +116,7 @@ class Summary:
     not_offered: int
     not_run: int
     stopped: str = ""
+    calls: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def exit_status(self) -> int:
@@ -136,6 +138,7 @@ class Summary:
             "not_run": self.not_run,
             "stopped": self.stopped,
             "exit_status": self.exit_status,
+            "calls": dict(self.calls),
         }
 
     def __str__(self) -> str:
@@ -150,7 +153,9 @@ class Summary:
         return ", ".join(parts)
 
 
-def summarize(results: Iterable[Result], stopped: str = "") -> Summary:
+def summarize(
+    results: Iterable[Result], stopped: str = "", calls: Mapping[str, int] | None = None
+) -> Summary:
     """Return the sums of ``results``; ``stopped`` says why the run ended early."""
     counted = [worst(each) for _, each in by_check(results)]
 
@@ -165,6 +170,7 @@ def summarize(results: Iterable[Result], stopped: str = "") -> Summary:
         not_offered=count(Verdict.NOT_OFFERED),
         not_run=count(Verdict.NOT_RUN),
         stopped=stopped,
+        calls=calls or {},
     )
 
 

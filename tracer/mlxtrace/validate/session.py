@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlxtrace import vfio_calls
 from mlxtrace.checks import all_checks
 from mlxtrace.validate import guard, simulated
 from mlxtrace.validate.engine import Engine, Run
@@ -104,13 +105,14 @@ class Session:
             # Its mistakes are told before anything is touched.
             self._profile()
         found = guard.look_up(names, destructive=options.destructive)
+        vfio_calls.take()
         with interruptible() as interrupted:
             with guard.borrowed(found, bind=options.bind) as loan:
                 run = self._run_on(names, interrupted)
                 loan.hold = run.stuck
             stopped = run.stopped or "; ".join(loan.troubles)
         self.results, self.hint = run.results, run.hint
-        self.summary = summarize(run.results, stopped)
+        self.summary = summarize(run.results, stopped, vfio_calls.take())
 
     def _profile(self, offer: guard.Offer | None = None) -> tuple[Profile, str]:
         every = [check.id for check in all_checks()]

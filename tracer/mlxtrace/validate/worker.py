@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from genbindings.errors import Error
+from mlxtrace import vfio_calls
 from mlxtrace.checks import Context, run
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ class TellingContext(Context):
 def serve(checks: Sequence[Check], context: TellingContext, tell: Tell) -> None:
     """Run ``checks`` in order, and tell how each goes.
 
-    Messages: ``did`` and ``saw`` for each step of a check, then how it ended: ``status`` (with
-    ``reason``, ``hung``, and ``warned``, which says that the kernel did), ``broken`` (the check
-    itself failed), or ``lost`` (with ``hint``): a device cannot be opened, which ends it all.
+    Messages: ``did`` and ``saw`` for each step of a check, then ``calls`` (how many were made, by
+    kind) and how it ended: ``status`` (with ``reason``, ``hung``, and ``warned``, which says that
+    the kernel did), ``broken`` (the check itself failed), or ``lost`` (with ``hint``): a device
+    cannot be opened, which ends it all.
     """
     context.tell = tell
     for check in checks:
@@ -58,12 +60,13 @@ def serve(checks: Sequence[Check], context: TellingContext, tell: Tell) -> None:
         try:
             outcome = run(check, context)
         except Error as error:
-            tell({"lost": str(error), "hint": error.hint})
+            tell({"lost": str(error), "hint": error.hint, "calls": vfio_calls.take()})
             return
         except Exception as error:  # noqa: BLE001 - a mistake in a check is told, not thrown
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{os.path.basename(frame.filename)}:{frame.lineno}"  # noqa: PTH119
-            tell({"broken": f"{type(error).__name__} at {where}: {error}"})
+            broken = f"{type(error).__name__} at {where}: {error}"
+            tell({"broken": broken, "calls": vfio_calls.take()})
             continue
         tell(
             {
@@ -71,6 +74,7 @@ def serve(checks: Sequence[Check], context: TellingContext, tell: Tell) -> None:
                 "reason": outcome.reason,
                 "hung": outcome.hung,
                 "warned": _kernel_troubles() != before,
+                "calls": vfio_calls.take(),
             }
         )
         if outcome.hung:
