@@ -264,8 +264,9 @@ int lab_dispatch(struct lab_pf *pf, const void *in, int in_size, void *out,
 	case MLX5_CMD_OP_QUERY_VHCA_MIGRATION_STATE:
 		return lab_vhca_command(pf, opcode, in, out, out_size);
 	default:
-		lab_set_status(out, MLX5_CMD_STAT_BAD_OP_ERR,
-			       LAB_SYND_UNKNOWN_OPCODE);
+		if (!lab_log_command(pf, in, in_size, out))
+			lab_set_status(out, MLX5_CMD_STAT_BAD_OP_ERR,
+				       LAB_SYND_UNKNOWN_OPCODE);
 	}
 	return 0;
 }

@@ -174,6 +174,21 @@ static int lab_migratable_set(void *data, u64 value)
 DEFINE_DEBUGFS_ATTRIBUTE(lab_migratable_fops, lab_migratable_get, lab_migratable_set,
 			 "%llu\n");
 
+static int lab_dma_get(void *data, u64 *value)
+{
+	*value = ((struct lab_vf *)data)->dma_address;
+	return 0;
+}
+
+static int lab_dma_set(void *data, u64 value)
+{
+	struct lab_vf *vf = data;
+
+	vf->dma_address = value;
+	return lab_log_write(vf, value);
+}
+DEFINE_DEBUGFS_ATTRIBUTE(lab_dma_fops, lab_dma_get, lab_dma_set, "%llu\n");
+
 /* The driver reads capabilities when it takes a VF: they count from then on. */
 #define LAB_CAP(name, type, bit)					\
 static int lab_cap_##name##_get(void *data, u64 *value)			\
@@ -195,6 +210,7 @@ DEFINE_DEBUGFS_ATTRIBUTE(lab_cap_##name##_fops, lab_cap_##name##_get,	\
 			 lab_cap_##name##_set, "%llu\n")
 
 LAB_CAP(migration, MLX5_CAP_GENERAL, LAB_CAP_MIGRATION);
+LAB_CAP(page_tracking, MLX5_CAP_GENERAL, LAB_CAP_ADV_VIRTUALIZATION);
 LAB_CAP(multi_load, MLX5_CAP_GENERAL_2, LAB_CAP2_MULTI_LOAD);
 LAB_CAP(tracking_state, MLX5_CAP_GENERAL_2, LAB_CAP2_TRACKING_STATE);
 LAB_CAP(migration_in_chunks, MLX5_CAP_GENERAL_2, LAB_CAP2_IN_CHUNKS);
@@ -233,6 +249,7 @@ void lab_debugfs_add_pf(struct lab_pf *pf)
 {
 	pf->dir = debugfs_create_dir(pci_name(pf->pdev), lab_root);
 	lab_add_cap(pf, "migration", &lab_cap_migration_fops);
+	lab_add_cap(pf, "page_tracking", &lab_cap_page_tracking_fops);
 	lab_add_cap(pf, "multi_load", &lab_cap_multi_load_fops);
 	lab_add_cap(pf, "tracking_state", &lab_cap_tracking_state_fops);
 	lab_add_cap(pf, "migration_in_chunks", &lab_cap_migration_in_chunks_fops);
@@ -256,6 +273,7 @@ void lab_debugfs_add_vf(struct lab_vf *vf)
 	lab_add_knob(vf, "growth_bytes", &lab_growth_bytes_fops);
 	lab_add_knob(vf, "chunk_bytes", &lab_chunk_bytes_fops);
 	lab_add_knob(vf, "migratable", &lab_migratable_fops);
+	lab_add_knob(vf, "dma", &lab_dma_fops);
 	debugfs_create_file("faults", 0600, vf->dir, &vf->faults, &lab_faults_fops);
 }
 

@@ -155,14 +155,20 @@ void lab_mkey_put(struct lab_mkey *mkey)
 		kvfree(mkey);
 }
 
-static void *lab_page(struct lab_pf *pf, struct lab_mkey *mkey, unsigned int page)
+/* The memory at an address of the driver's DMA mappings; NULL if it is gone. */
+void *lab_dma_memory(struct lab_pf *pf, dma_addr_t address)
 {
-	dma_addr_t iova = be64_to_cpu(mkey->mtt[page]) & PAGE_MASK;
-	phys_addr_t phys = pf->domain ? iommu_iova_to_phys(pf->domain, iova) : iova;
+	phys_addr_t phys = pf->domain ? iommu_iova_to_phys(pf->domain, address)
+				      : address;
 
 	if (!phys || !pfn_valid(PHYS_PFN(phys)))
 		return NULL;
 	return phys_to_virt(phys);
+}
+
+static void *lab_page(struct lab_pf *pf, struct lab_mkey *mkey, unsigned int page)
+{
+	return lab_dma_memory(pf, be64_to_cpu(mkey->mtt[page]) & PAGE_MASK);
 }
 
 /*

@@ -34,6 +34,7 @@
  * its own driver knows.
  */
 #define LAB_CAP_HCA_CAP_2 0x20
+#define LAB_CAP_ADV_VIRTUALIZATION 0x579
 #define LAB_CAP_MIGRATION 0x68d
 #define LAB_CAP2_MIGRATABLE 0x80
 #define LAB_CAP2_MULTI_LOAD 0xc8
@@ -65,6 +66,7 @@ enum lab_syndrome {
 	LAB_SYND_IMAGE_BLOCK = 0x1ab015,
 	LAB_SYND_IMAGE_STATE = 0x1ab016,
 	LAB_SYND_INCOMPLETE = 0x1ab017,
+	LAB_SYND_BAD_LOG = 0x1ab018,
 };
 
 /* Misuse of the firmware by the driver. Each is counted and logged. */
@@ -216,6 +218,7 @@ struct lab_vf {
 	struct lab_faults faults;
 	struct work_struct disable;
 	struct blocking_notifier_head notifiers;
+	u64 dma_address;
 	struct dentry *dir;
 };
 
@@ -229,6 +232,11 @@ struct lab_pf {
 	struct mutex objects_lock;
 	struct xarray pds;
 	struct xarray mkeys;
+	/* Logs of what VFs write to, and their queues; taken before objects_lock. */
+	struct mutex log_lock;
+	struct xarray cqs;
+	struct xarray qps;
+	struct xarray logs;
 	atomic_t async_running;
 	/* Commands that are not going to be answered. */
 	spinlock_t held_lock;
@@ -384,7 +392,20 @@ void lab_state_randomize(struct lab_state *state);
 void lab_state_advance(struct lab_vf *vf);
 u64 lab_state_hash(const struct lab_state *state);
 
+/* queue.c */
+int lab_qp_send(struct lab_pf *pf, u32 qpn, void *data, u32 bytes, u32 number);
+int lab_qp_execute(struct lab_pf *pf, u16 opcode, const void *in, int in_size, void *out);
+void lab_queues_init(struct lab_pf *pf);
+unsigned long lab_queues_left(struct lab_pf *pf);
+
+/* log.c */
+void lab_log_init(struct lab_pf *pf);
+bool lab_log_command(struct lab_pf *pf, const void *in, int in_size, void *out);
+int lab_log_write(struct lab_vf *vf, u64 address);
+unsigned long lab_logs_left(struct lab_pf *pf);
+
 /* mkey.c */
+void *lab_dma_memory(struct lab_pf *pf, dma_addr_t address);
 struct lab_mkey *lab_mkey_get(struct lab_pf *pf, u32 key);
 void lab_mkey_put(struct lab_mkey *mkey);
 int lab_mkey_copy(struct lab_pf *pf, struct lab_mkey *mkey, u64 offset,

@@ -244,7 +244,7 @@ static int lab_alloc_caps(struct mlx5_core_dev *mdev)
 		if (!mdev->caps.hca[types[i]])
 			return -ENOMEM;
 	}
-	/* adv_virtualization stays clear: no device dirty tracking. */
+	/* adv_virtualization is a knob: no log of what a VF writes to, unless asked for. */
 	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL]->cur, LAB_CAP_MIGRATION, true);
 	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL]->cur, LAB_CAP_HCA_CAP_2, true);
 	lab_put_bit(mdev->caps.hca[MLX5_CAP_GENERAL_2]->cur, LAB_CAP2_MULTI_LOAD, true);
@@ -260,6 +260,10 @@ static void lab_remove(struct pci_dev *pdev)
 	unsigned long left;
 
 	lab_disable_sriov(pf);
+	left = lab_logs_left(pf);
+	if (left)
+		lab_assert_fired(pf, LAB_ASSERT_LEFT_AT_EXIT,
+				 "%lu logs and queues left when the PF went away", left);
 	left = lab_objects_left(pf, &kind);
 	if (left)
 		lab_assert_fired(pf, LAB_ASSERT_LEFT_AT_EXIT,
@@ -298,8 +302,10 @@ static int lab_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pf->mdev->priv.numa_node = NUMA_NO_NODE;
 	pci_set_drvdata(pdev, pf);
 	ret = lab_alloc_caps(pf->mdev);
-	if (!ret)
+	if (!ret) {
+		lab_log_init(pf);
 		ret = pcim_enable_device(pdev);
+	}
 	if (!ret)
 		ret = dma_set_mask_and_coherent(&pdev->dev, DMA_BIT_MASK(64));
 	if (ret) {

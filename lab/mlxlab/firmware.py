@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 ROOT = Path("/sys/kernel/debug/mlx5_lab")
 # Knobs of the PF; every other one belongs to a VF.
-PF_KNOBS = ("migration", "multi_load", "tracking_state", "migration_in_chunks", "timeout_ms")
+PF_KNOBS = (
+    "migration",
+    "multi_load",
+    "tracking_state",
+    "migration_in_chunks",
+    "page_tracking",
+    "timeout_ms",
+)
 _READ_ONLY = ("state_hash", "status", "counters", "objects")
 _FIELDS = {"summary", "memory_mib", "vf", "pf"}
 

@@ -29,6 +29,7 @@ from .fake_features import FakeFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import pytest
@@ -77,6 +78,10 @@ class FakeFirmware:
             return True
         return self._driver.devices[device].saving is not None
 
+    def slow_saves(self, device: str, delay_s: float) -> AbstractContextManager[None]:
+        self._driver.slowed.append((device, delay_s))
+        return contextlib.nullcontext()
+
     def objects(self) -> dict[str, int]:
         live = [
             session
@@ -99,6 +104,8 @@ class FakeDriver:
     ) -> None:
         self.breaks = frozenset(breaks)
         self.leaked = 0
+        self.slowed: list[tuple[str, float]] = []
+        """The devices whose SAVEs took longer for a while, and by how much."""
         self.devices = {
             name: DriverDevice(name, blocks=BLOCKS, flags=flags) for name in (SOURCE, TARGET)
         }

@@ -239,9 +239,10 @@ def test_the_labs_firmware_is_found_used_and_left_as_it_was(
         (debugfs / name).mkdir(parents=True)
     for name in NAMES:
         (debugfs / name / "dirty_bytes_per_s").write_text("4096\n")
+        (debugfs / name / "faults").write_text("")
     (debugfs / BDF / "status").write_text("state RUNNING\ntracked 1\n")
     (debugfs / host.pf.name / "objects").write_text("pd 2\nmkey 3\n")
-    rate = debugfs / BDF / "dirty_bytes_per_s"
+    rate, faults = debugfs / BDF / "dirty_bytes_per_s", debugfs / BDF / "faults"
     with simulated.borrowed(NAMES) as loan:
         firmware = loan.firmware
         assert firmware
@@ -251,7 +252,21 @@ def test_the_labs_firmware_is_found_used_and_left_as_it_was(
         assert rate.read_text() == "0\n"
         firmware.set_busy(BDF, busy=True)
         assert int(rate.read_text()) > 4096
+        firmware.write(BDF, 4096)
+        assert (debugfs / BDF / "dma").read_text() == "4096\n"
+        with firmware.slow_saves(BDF, 0.02):
+            assert faults.read_text() == "save delay_us=20000\n"
+        assert faults.read_text() == "clear\n"
+        # As one that was killed leaves it.
+        faults.write_text("save delay_us=20000\n")
+    assert faults.read_text() == "clear\n"
     assert (rate.read_text(), loan.trouble) == ("4096\n", "")
+    faults.write_text("save_final status=5 # seen 1, hit 0\n")
+    with simulated.borrowed(NAMES) as loan:
+        assert loan.firmware
+        with loan.firmware.slow_saves(BDF, 0.02):
+            assert faults.read_text().startswith("save_final")
+    assert faults.read_text().startswith("save_final")
     with simulated.borrowed(NAMES) as loan:
         rate.unlink()
         rate.mkdir()

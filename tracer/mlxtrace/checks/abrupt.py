@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlxtrace.checks.subject import Subject
 
 KILLED = 6
+KILLED_SAVE_S = 0.02
 RACE_S = 0.5
 ANSWER_S = 20.0
 MIB = 1 << 20
@@ -63,9 +64,10 @@ def killed_processes(context: Context) -> None:
                 ioctl(fd, uapi.VFIO_DEVICE_RESET)
 
     for number in range(KILLED):
-        child = Child(sessions, keep=[fd])
-        time.sleep(0.003 + 0.011 * number)
-        child.kill()
+        with context.slow_saves(KILLED_SAVE_S):
+            child = Child(sessions, keep=[fd])
+            time.sleep(0.003 + 0.011 * number)
+            child.kill()
         state = subject.state()
         context.note("killed a process that opens and ends sessions", f"the state is {state.name}")
         subject.back()

@@ -16,6 +16,7 @@ from mlxtrace.vfio import Device, MigrationFlags, State, VfioError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 PROMPTLY_S = 2.0
 """How long a call may take that has nothing to wait for."""
@@ -32,6 +33,9 @@ class Firmware(Protocol):
 
     def objects(self) -> dict[str, int]:
         """Return how many objects the driver holds of each kind (protection domains, ...)."""
+
+    def slow_saves(self, device: str, delay_s: float) -> AbstractContextManager[None]:
+        """Have each SAVE take so much longer for a while."""
 
 
 class Context:
@@ -172,6 +176,15 @@ class Context:
         if not self.firmware:
             raise NotOfferedError("nothing here makes the device change its state")
         self.firmware.set_busy(self._names["source"], busy=True)
+
+    def slow_saves(self, delay_s: float) -> AbstractContextManager[None]:
+        """Have the source's SAVEs take so much longer for a while, so that calls wait for them.
+
+        Real firmware takes the time that it takes: a check says how many calls were seen to wait.
+        """
+        if not self.firmware:
+            return contextlib.nullcontext()
+        return self.firmware.slow_saves(self._names["source"], delay_s)
 
     def promptly(self, subject: Subject, aim: State) -> raw.StateAnswer:
         """Ask for a state in a process of its own, since the kernel may never answer.

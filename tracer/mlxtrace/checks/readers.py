@@ -7,6 +7,7 @@ The readers are processes of their own: one that nobody wakes can be killed.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -18,8 +19,15 @@ from mlxtrace.checks import raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, check
 from mlxtrace.checks.session import PRE_COPY
-from mlxtrace.checks.transfer import READ_BYTES, expect_loads, read_all, read_part
+from mlxtrace.checks.transfer import (
+    DATA_TIMEOUT_S,
+    READ_BYTES,
+    expect_loads,
+    read_all,
+    read_part,
+)
 from mlxtrace.vfio import End, MigrationFlags, SavingStream, State, VfioError
+from mlxuapi import vfio as uapi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +38,10 @@ FOREVER_S = 5.0
 """A sleeper that was not woken by then is not going to be."""
 REPEATED = 2
 RACES = 20
+SLEPT_SAVE_S = 0.1
 SIGNALLED = 5
 SIGNAL_S = 0.001
+SIGNALLED_SAVE_S = 0.02
 
 
 @check(
@@ -84,7 +94,8 @@ def sleeper_is_woken(context: Context) -> None:
         wanted = slept + REPEATED
         # A reader that comes late finds the data there; a second look is for one that was held up.
         for _ in range(2 * REPEATED):
-            slept += _slept_till(context, ending)
+            with context.slow_saves(SLEPT_SAVE_S):
+                slept += _slept_till(context, ending)
             tries += 1
             if slept == wanted:
                 break
@@ -162,20 +173,51 @@ def no_false_end(context: Context) -> None:
 )
 def signals_do_no_harm(context: Context) -> None:
     subject = context.source
+    raw.interrupted.clear()
     with _signals() as count:
-        with SavingStream(subject.name, os.dup(subject.go(State.PRE_COPY))) as stream:
-            data, _ = read_part(stream)
+        with (
+            context.slow_saves(SIGNALLED_SAVE_S),
+            SavingStream(subject.name, os.dup(subject.go(State.PRE_COPY))) as stream,
+        ):
+            data = b""
             for _ in range(SIGNALLED):
-                answer = raw.precopy_info(stream.fileno())
-                context.expect(answer.errno == 0, "INFO", str(answer), "success")
+                # The first one may begin a SAVE, the second waits for it.
+                for _ in range(2):
+                    answer = raw.precopy_info(stream.fileno())
+                    context.expect(answer.errno == 0, "INFO", str(answer), "success")
                 part, _ = read_part(stream)
                 data += part
             subject.go(State.STOP_COPY)
-            data += read_all(context, subject, stream)
+            rest, reads = _read_under_signals(context, stream.fileno())
+            data += rest
         expect_loads(context, [data], "what was saved and loaded under signals")
         for state in (State.RUNNING, State.PRE_COPY, State.RUNNING):
             subject.go(state)
     context.note("signals that came", str(count[0]))
+    asked = raw.interrupted[uapi.VFIO_MIG_GET_PRECOPY_INFO]
+    changes = raw.interrupted[uapi.VFIO_DEVICE_FEATURE]
+    context.note(
+        "signals that met a call that waited",
+        f"INFO {asked}, read() {reads}, changes of state {changes}",
+    )
+
+
+def _read_under_signals(context: Context, fd: int) -> tuple[bytes, int]:
+    """Read a session in STOP_COPY to its end, blocking; also return how often a signal ended it."""
+    os.set_blocking(fd, True)
+    data, met = bytearray(), 0
+    buffer = ctypes.create_string_buffer(READ_BYTES)
+    deadline = time.monotonic() + DATA_TIMEOUT_S
+    while time.monotonic() < deadline:
+        got = raw.read_to(fd, ctypes.addressof(buffer), READ_BYTES)
+        if got == -errno.EINTR:
+            met += 1
+        elif got > 0:
+            data += memoryview(buffer)[:got]
+        else:
+            context.expect_errno(-got, (0,), f"the end after {len(data)} bytes under signals")
+            return bytes(data), met
+    raise DeviationError(f"reading under signals: no end for {DATA_TIMEOUT_S:g} s")
 
 
 @contextlib.contextmanager

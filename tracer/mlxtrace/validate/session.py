@@ -148,6 +148,7 @@ class Session:
             context = TellingContext(
                 *names,
                 firmware=loan.firmware,
+                dma=loan.firmware.write if loan.firmware else None,
                 may_rebind=options.destructive,
                 may_destroy=options.destructive,
                 cycles=options.cycles,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DEBUGFS = Path("/sys/kernel/debug/mlx5_lab")
 BUSY_BYTES_PER_S = 8 << 20
 _RATE = "dirty_bytes_per_s"
+_FAULTS = "faults"
 
 
 class SimulatedFirmware:
@@ -28,6 +29,7 @@ class SimulatedFirmware:
     def __init__(self, names: Iterable[str]) -> None:
         """Note what is set for the VFs ``names``."""
         self._found = {name: _read(name, _RATE) for name in names}
+        self._faulty = {name for name in self._found if _read(name, _FAULTS)}
         self._pfs = sorted({pf for name in self._found if (pf := _pf(name))})
 
     def set_busy(self, device: str, busy: bool) -> None:
@@ -38,6 +40,10 @@ class SimulatedFirmware:
         """Tell whether the firmware notes what changes in the device's state."""
         return "tracked 1" in _read(device, "status").splitlines()
 
+    def write(self, device: str, address: int) -> None:
+        """Have the device write to memory, at an address as it sees it."""
+        _write(device, "dma", str(address))
+
     def objects(self) -> dict[str, int]:
         """Return how many objects the driver holds of each kind."""
         held: dict[str, int] = {}
@@ -47,11 +53,29 @@ class SimulatedFirmware:
                 held[kind] = held.get(kind, 0) + int(count)
         return held
 
+    @contextlib.contextmanager
+    def slow_saves(self, device: str, delay_s: float) -> Iterator[None]:
+        """Have each SAVE take so much longer for a while.
+
+        Where faults are set already nothing is done: they are there for a reason.
+        """
+        if _read(device, _FAULTS):
+            yield
+            return
+        _write(device, _FAULTS, f"save delay_us={delay_s * 1e6:.0f}")
+        try:
+            yield
+        finally:
+            _write(device, _FAULTS, "clear")
+
     def restore(self) -> None:
         """Set the VFs as they were found."""
         for name, rate in self._found.items():
             if (DEBUGFS / name).is_dir():
                 _write(name, _RATE, rate)
+                # A check that was killed could not do it.
+                if name not in self._faulty and _read(name, _FAULTS):
+                    _write(name, _FAULTS, "clear")
 
 
 @dataclass
