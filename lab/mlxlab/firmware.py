@@ -122,7 +122,7 @@ def _folder(bdf: str, root: Path) -> Path:
     if not root.is_dir():
         raise Error(
             f"there is no simulated firmware here: {root} does not exist",
-            "it is in the lab's guest: mlxlab run -- mlxlab fw ...",
+            "it is in the lab's guest, unless that has --device mtty: mlxlab run -- mlxlab fw ...",
         )
     folder = root / bdf
     if not folder.is_dir():

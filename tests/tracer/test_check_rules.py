@@ -62,6 +62,15 @@ def test_a_driver_that_keeps_the_rules_passes(judge: Judge, name: str) -> None:
         assert outcome.steps
 
 
+@pytest.mark.parametrize("name", ["C39", "C39.kill"])
+def test_calls_that_are_to_wait_have_something_to_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch)
+    run(CHECKS[name], Context(SOURCE, TARGET, firmware=driver.firmware, cycles=CYCLES))
+    assert {device for device, _ in driver.slowed} == {SOURCE}
+
+
 def simple(check: Check) -> bool:
     """Tell whether a check applies to a driver that offers STOP_COPY only."""
     return check.needs == MigrationFlags.STOP_COPY

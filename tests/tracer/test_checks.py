@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from genbindings.errors import Error
-from mlxtrace.checks import Context, Status, all_checks, compat, core, fsm, raw, run
+from mlxtrace.checks import Context, Status, all_checks, compat, core, fsm, raw, run, streams
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, NoAnswerError, NotOfferedError
 from mlxtrace.vfio import MigrationFlags, State, VfioError
@@ -300,3 +300,13 @@ def test_32_bit_calls_reach_the_kernel_or_the_child_dies() -> None:
 def test_a_deviation_is_an_exception_of_its_own() -> None:
     assert issubclass(NoAnswerError, DeviationError)
     assert not issubclass(DeviationError, Error)
+
+
+def test_a_writev_whose_rest_is_refused_is_a_deviation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(os, "writev", lambda *_: 1)
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(DeviationError, match=r"writev\(\) of 2 bytes: No such device"):
+        streams._write_vector(3, [b"ab"])

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-ASSERTIONS = ("left_at_exit", "pd_busy")
+from mlxtrace.checks import all_checks
+
+ASSERTIONS = ("left_at_exit", "pd_busy", "resume_incomplete")
 """What the firmware has to say of some of the mistakes."""
 
-# The checks that this is about. Of others it is not known here which mistakes they notice.
+# The checks that all mistakes in FAILS are asked for.
 # fmt: off
 ASKED = frozenset({
     "C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12", "C13", "C13.initial",
@@ -65,15 +67,60 @@ FAILS: dict[str, set[str]] = {
     "poll-no-hangup": {"C34", "C35"},
     "ended-is-complete": {"C34", "C35", "C42"},
     "size-of-session": {"C36"},
-    "wrong-queue": {"C38", "save-slow"},
-    "end-while-saving": {"C38"},
+    "wrong-queue": {"C37", "C38", "save-slow"},
+    "end-while-saving": {"C38", "C39"},
     "no-file-errno": {"C40"},
     "tracking-goes-on": {"C43"},
     "file-name": {"C46"},
 }
 
-MAY_FAIL = {
-    # Whether its reader is asleep, and not too late for that, is a race without the fault.
-    "wrong-queue": {"C37"},
+NEAR: dict[str, set[str]] = {
+    "open-keeps-state": {"C1.again"},
+    "missing-way": {"C5", "C5.session", "C5.walk"},
+    "given-up-goes-on": {"C5.session"},
+    "refusal-ends-session": {"C7.session"},
+    "empty-read-takes": {"C11.empty"},
+    "no-initial-in-p2p": {"C12.peers"},
+    "initial-again-in-p2p": {"C14.peers"},
+    "blocking-never-ends": {"C19.blocking"},
+    "flags-drop-initial": {"C20.given"},
+    "feature-argsz-unchecked": {"C24.argsz"},
+    "device-ioctl-errno": {"C24.device"},
+    "unknown-feature-errno": {"C24.feature"},
+    "get-and-set": {"C24.flags"},
+    "probe-acts": {"C24.probe"},
+    "feature-fault-ignored": {"C25.feature"},
+    "fault-takes-all": {"C25.partial"},
+    "fault-takes-header": {"C25.read"},
+    "fault-keeps-file": {"C25.state"},
+    "poll-too-early": {"C27.poll"},
+    "unread-dropped": {"C28", "C28.parts"},
+    "split-header": {"C30", "C30.bytes", "C30.vector"},
+    "short-read-drops": {"C30.reads"},
+    "empty-write-ends": {"C30.vector"},
+    "cut-record": {"C31.truncated", "C31.ways"},
+    "load-failure-ignored": {"C32.harmed"},
+    "load-failure-sticks": {"C33.harmed"},
+    "closed-file-stays": {"C35.file"},
+    "signal-fails-info": {"C39"},
+    "signal-ends-stream": {"C39"},
+    "killed-leaks": {"C39.kill"},
+    "set-aside-leaked": {"C41", "C41.open"},
+    "pd-leaked": {"C41.open", "C41.resuming"},
+    "stop-copy-leaks": {"C41.open", "C41.stop"},
 }
-"""What a mistake makes fail, or not."""
+"""More mistakes, and more checks that some of those above make fail.
+
+Each is asked for all checks of the statements concerned: all checks on all mistakes would take
+hours.
+"""
+
+
+def beside(mistake: str) -> set[str]:
+    """Return the checks of the statements that ``mistake`` concerns, as far as none can hang."""
+    statements = {name.partition(".")[0] for name in NEAR[mistake]}
+    return {
+        check.id
+        for check in all_checks()
+        if check.statement in statements and not (check.may_hang or check.rebinds)
+    }

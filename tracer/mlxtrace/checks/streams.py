@@ -69,11 +69,11 @@ def _write_vector(fd: int, pieces: Sequence[bytes]) -> None:
     size = sum(map(len, pieces))
     try:
         count = os.writev(fd, pieces)
+        rest = memoryview(b"".join(pieces))[count:]
+        while rest:
+            rest = rest[vfio_calls.write(fd, rest) :]
     except OSError as error:
         raise DeviationError(f"writev() of {size} bytes: {error.strerror}") from None
-    rest = memoryview(b"".join(pieces))[count:]
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 @check(
