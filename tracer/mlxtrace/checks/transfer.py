@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlxtrace.checks import fsm
 from mlxtrace.checks.core import DeviationError
 from mlxtrace.migrate_sink import state_hash
-from mlxtrace.vfio import End, State
+from mlxtrace.vfio import End, State, VfioError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,8 +113,11 @@ def expect_loads(context: Context, pieces: Sequence[bytes], what: str) -> None:
     """Load a stream of the source, which is still stopped, on the target, and compare hashes."""
     target = context.target
     with target.resume() as stream:
-        for piece in pieces:
-            stream.write_all(piece)
+        try:
+            for piece in pieces:
+                stream.write_all(piece)
+        except VfioError as error:
+            context.expect_errno(error.errno, (0,), f"writing {what}")
         answer = target.ask(State.STOP, f", after {what} ({sum(map(len, pieces))} bytes)")
     context.expect_errno(answer.errno, (0,), f"loading {what}")
     ours, theirs = state_hash(context.source.name), state_hash(target.name)
