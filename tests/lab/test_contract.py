@@ -42,12 +42,14 @@ class Known:
         may_fail: what it keeps or not, as a race has it.
         allowed: assertions of the firmware that go with a failure.
         stays: why the driver cannot be unloaded afterwards.
+        may_stay: the same, if a race decides.
     """
 
     fails: dict[str, str] = field(default_factory=dict)
     may_fail: dict[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
     stays: str = ""
+    may_stay: str = ""
 
 
 _KEPT = "a session that ends before its SAVE does keeps its PD, its mkey and its file"
@@ -60,7 +62,9 @@ KNOWN = {
             "final-save-slow": "a reader between its two looks at the session takes STOP_COPY's "
             "beginning for its end"
         },
-        allowed=("resume_incomplete",),
+        allowed=("resume_incomplete", "pd_busy", "left_at_exit"),
+        may_stay="a session that a reset ends while its SAVE runs frees its PD before its mkey: "
+        "both stay, and its file",
     ),
     STOCK: Known(
         fails={
@@ -94,13 +98,21 @@ class Ran:
     unload: subprocess.CompletedProcess[str]
 
 
+def faults_on(kernel: str) -> list[str]:
+    """Return the faults to ask for: those of checks that are not left out on the kernel."""
+    profile = load(PROFILES[kernel], CHECKS)
+
+    def is_left_out(name: str) -> bool:
+        known = profile.of(CHECKS[FAULTS[name].check])
+        return known is not None and known.kind is Kind.SKIP
+
+    return [name for name in FAULTS if not is_left_out(name)]
+
+
 def run_on(lab: Lab) -> Ran:
-    allowed = KNOWN[lab.kernel].allowed
-    done = lab.run(
-        "contract",
-        *("sh", GUEST / "contract.sh"),
-        options=[word for name in allowed for word in ("--allow", name)],
-    )
+    options = [word for name in KNOWN[lab.kernel].allowed for word in ("--allow", name)]
+    faults = faults_on(lab.kernel)
+    done = lab.run("contract", "sh", GUEST / "contract.sh", *faults, options=options)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
     def only(event: str) -> dict[str, Any]:
@@ -113,7 +125,7 @@ def run_on(lab: Lab) -> Ran:
         {line["id"]: line for line in lines if line.get("event") == "check"},
         only("summary"),
         lab.out / "contract/validate.xml",
-        lab.run("contract-unload", "sh", "-c", UNLOAD),
+        lab.run("contract-unload", "sh", "-c", UNLOAD, options=options),
     )
 
 
@@ -128,7 +140,7 @@ def ran(kernel: str, labs: Labs, runs: dict[str, Ran]) -> Ran:
     """Run every check and every fault on a kernel."""
     if kernel not in runs:
         runs[kernel] = run_on(labs.on(kernel))
-        if KNOWN[kernel].stays:
+        if KNOWN[kernel].stays or KNOWN[kernel].may_stay:
             labs.stop()
     return runs[kernel]
 
@@ -146,10 +158,10 @@ each_kernel = pytest.mark.parametrize(
 @each_kernel
 def test_the_run_ends_well_and_leaves_nothing(ran: Ran, kernel: str) -> None:
     assert ran.done.returncode == 0, ran.done.stderr
-    assert list(ran.faults) == list(FAULTS)
+    assert list(ran.faults) == faults_on(kernel)
     assert set(ran.checks) == set(CHECKS)
     assert (ran.meta["profile"], ran.meta["driver"]) == (PROFILES[kernel], "mlx5_vfio_pci")
-    if KNOWN[kernel].stays:
+    if KNOWN[kernel].stays or (KNOWN[kernel].may_stay and ran.unload.returncode):
         assert "mlx5_vfio_pci is in use" in ran.unload.stderr
     else:
         assert ran.unload.returncode == 0, ran.unload.stderr
@@ -201,6 +213,9 @@ def test_a_check_meets_what_its_rule_is_about(ran: Ran, name: str) -> None:
 def test_a_rule_holds_under_a_fault_or_its_deviation_is_known(
     ran: Ran, kernel: str, name: str
 ) -> None:
+    if name not in faults_on(kernel):
+        assert name not in ran.faults
+        return
     result = ran.faults[name]
     steps = "\n".join(result["steps"])
     told = f"{result['reason']}\n{steps}"
