@@ -53,8 +53,8 @@ class Flow(NamedTuple):
         places: where all rows are.
         rows: a mask of those that moved data and are not in ``singly``.
         boot_ns: when each row was made.
-        moved: calls, bytes and busy ns of each row.
-        reading_ns: how long each took from its first call to its last one.
+        moved: calls, bytes and busy ns of each row; 0 where it is not in ``rows``.
+        reading_ns: how long each took from its first call to its last one; 0 as well.
         temporary: how many ends are not among the rows in ``singly``; all of them are temporary.
         gap: the last row, of all, that tells where the file is, and by how much it went on unseen.
     """
@@ -95,7 +95,7 @@ class SummaryDecoder(Decoder):
             yield from self.shown(super().feed(chunk))
             return
         words = np.frombuffer(chunk, dtype="<u8").reshape(-1, records.SIZE // 8)
-        kinds = words[:, _KIND] & np.uint64(0xFFFF)
+        kinds = np.frombuffer(chunk, dtype="<u2")[_KIND * 4 :: records.SIZE // 2].copy()
         others = np.flatnonzero((kinds != Kind.READ) & (kinds != Kind.WRITE))
         bounds = np.concatenate(([-1], others, [len(words)]))
         begin = 0
@@ -181,22 +181,28 @@ class SummaryDecoder(Decoder):
             # A final end ends a downtime. The reason of a temporary one depends on whether it is
             # the first since the ioctl: with nothing else told, the others have the same reason.
             alone = grown[_FINAL:].any(axis=0)
-            if temporary.any():
+            if vf.data.was_asked and temporary.any():
                 alone[temporary.argmax()] = True
         single[places[alone]] = True
         befores = [tuple(each) for each in before[:, alone].T.tolist()]
         moved = _difference(np, now[: _BUSY + 1], before[: _BUSY + 1])
-        ends = np.where(alone, 0, _difference(np, now[_TEMPORARY], before[_TEMPORARY]))
+        ends = _difference(np, now[_TEMPORARY], before[_TEMPORARY])
+        ends[alone] = 0
+        rows = grown[_CALLS] & ~alone
+        reading_ns = np.maximum(_difference(np, now[_LAST], now[_FIRST]), moved[_BUSY])
+        still = np.flatnonzero(~rows)
+        moved[:, still] = 0
+        reading_ns[still] = 0
         return Flow(
             vf,
             key,
             tuple(now[:, -1].tolist()),
             list(zip(places[alone].tolist(), befores, strict=True)),
             places,
-            grown[_CALLS] & ~alone,
-            words[:, BOOT_NS].copy(),
+            rows,
+            words[:, BOOT_NS],
             moved,
-            np.maximum(_difference(np, now[_LAST], now[_FIRST]), moved[_BUSY]),
+            reading_ns,
             _add_up(np, ends),
             _gap(np, vf, key, words, places, grown[_CALLS] | temporary | grown[_FINAL]),
         )
@@ -225,8 +231,7 @@ def _difference(np: ModuleType, more: Any, less: Any) -> Any:
 def _sums(np: ModuleType, flow: Flow) -> Iterator[Event]:
     """Yield events that add as much to a summary as all of ``flow`` that is not taken singly."""
     calls, size, reading_ns = (
-        _add_up(np, np.where(flow.rows, column, 0))
-        for column in (flow.moved[_CALLS], flow.moved[_BYTES], flow.reading_ns)
+        _add_up(np, column) for column in (flow.moved[_CALLS], flow.moved[_BYTES], flow.reading_ns)
     )
     gap = flow.gap[1] if flow.gap else None
     data = flow.vf.data

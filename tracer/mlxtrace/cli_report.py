@@ -54,7 +54,6 @@ def command(
     of each migration from the one to the other, from end to end, in its parts, and how sure it is.
     Where one host has both VFs, it is one recording, given twice.
     """
-    from mlxtrace import join_report, report
     from mlxtrace.devices import parse_name
     from mlxtrace.output import STRICT_STATUS
     from mlxtrace.selection import EVERYTHING
@@ -72,6 +71,8 @@ def command(
                 "with TARGET there are no rows",
                 "of the options only --json and --strict go with it",
             )
+        from mlxtrace import join_report
+
         complete = join_report.report(file, target, sys.stdout, as_json=as_json)
     else:
         if summary_only and selection.chooses_rows:
@@ -79,6 +80,8 @@ def command(
                 "-s prints no rows that -p, -i, -x or --min-ms could choose from",
                 "leave -s out, or choose VFs by -d",
             )
+        from mlxtrace import report
+
         complete = report.report(
             file,
             sys.stdout,

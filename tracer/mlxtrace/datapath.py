@@ -49,6 +49,11 @@ class DataPath:
         """The pre-copy ioctl was called."""
         self._asked = True
 
+    @property
+    def was_asked(self) -> bool:
+        """Whether the next temporary end has another reason than those after it."""
+        return self._asked
+
     def saved(self, issue_ns: int, save: Save) -> None:
         """A SAVE is complete."""
         if save.status == GROWN and save.kind in ("initial", "middle"):
