@@ -113,8 +113,13 @@ def test_where_the_layouts_come_from_and_what_is_absent_is_said(
         e for e in agreement.traced_events(out / way / "trace.mlxrec") if e["type"] == "meta"
     ]
     assert meta["kernel"].startswith("6.1.")
-    attached = [probe["name"] for probe in meta["probes"] if probe["state"] == "attached"]
-    assert attached == [probe.name for probe in PROBES if probe.name not in absent]
+    attached = {p["name"]: p for p in meta["probes"] if p["state"] == "attached"}
+    assert list(attached) == [probe.name for probe in PROBES if probe.name not in absent]
+    for probe in PROBES:
+        if probe.fentry:
+            how, reason = (attached[probe.name][key] for key in ("how", "reason"))
+            without = ("kprobe", "no BTF of mlx5_vfio_pci")
+            assert (how, reason) == (("fentry", "") if way == "BTF" else without)
 
 
 @each_kernel

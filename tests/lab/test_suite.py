@@ -110,6 +110,28 @@ def test_calls_are_sorted_by_size_and_time(suite: Suite) -> None:
     assert max(map(len, sizes)) == 21
 
 
+def test_what_is_called_often_is_on_by_fentry(suite: Suite) -> None:
+    (meta,) = events(suite["traced"], "meta")
+    for probe in meta["probes"]:
+        often = probe["name"] in ("save-read", "resume-write", "save-callback")
+        assert probe["how"] == ("fentry" if often else "kprobe"), probe
+
+
+def test_a_flood_by_many_threads_is_counted_to_the_last_call(suite: Suite) -> None:
+    flood = suite["flood"]
+    assert flood.status == 0, flood.stderr
+    for bdf, made in flood.json("flood.json").items():
+        found = summary(flood, bdf)
+        assert (found["write_calls"], found["written_bytes"]) == (made["calls"], made["bytes"])
+        counts = {event["measure"]: event["counts"] for event in events(flood, "histogram", bdf)}
+        assert sum(counts["latency_ns"]) == made["calls"]
+        sizes = {1 << power: count for power, count in enumerate(counts["size_bytes"]) if count}
+        assert sizes == {int(size): count for size, count in made["sizes"].items()}
+    last = events(flood, "lost")[-1]
+    for key in ("lost_records", "missed_returns", "untracked"):
+        assert last[key] == 0, last
+
+
 def test_every_image_is_followed_to_the_reader(suite: Suite) -> None:
     traced = suite["traced"]
     saves = events(traced, "save", VF0)

@@ -45,6 +45,11 @@ class Table(dict[int, Any]):
             yield SimpleNamespace(value=key), value
 
 
+def tables(*devices: SimpleNamespace) -> tuple[Any, Any]:
+    """Return the maps that have these devices, of VDEV and the pointers after it."""
+    return Table({VDEV + number: number for number in range(len(devices))}), devices
+
+
 def device(*flows: SimpleNamespace, wanted: int = 1, announced: int = 0) -> SimpleNamespace:
     name = records.name_values("0000:01:00.1")[:5]
     return SimpleNamespace(wanted=wanted, announced=announced, name=name, flow=flows)
@@ -56,7 +61,7 @@ def kinds(made: list[bytes]) -> list[int]:
 
 def test_the_rest_is_told_with_the_name_that_it_needs() -> None:
     reads = flow(calls=3, bytes=300, errors=1, last_error=19, position=300)
-    made = list(Flows(Table({VDEV: device(reads, flow())})).rest())
+    made = list(Flows(*tables(device(reads, flow()))).rest())
     assert kinds(made) == [Kind.DEVICE, Kind.READ]
     found = list(Decoder().feed(b"".join(made)))
     read, end = found
@@ -69,14 +74,14 @@ def test_the_rest_is_told_with_the_name_that_it_needs() -> None:
 def test_what_was_told_or_is_not_wanted_is_left_out() -> None:
     told = device(flow(calls=3, reported=3), flow(), announced=1)
     other = device(flow(calls=3), flow(), wanted=0)
-    assert list(Flows(Table({VDEV: told, VDEV + 1: other})).rest()) == []
+    assert list(Flows(*tables(told, other)).rest()) == []
 
 
 def test_a_histogram_is_told_when_it_has_changed() -> None:
     writes = flow(calls=1, reported=1)
     writes.sizes[4] = 1
     writes.sizes[30] = 2
-    flows = Flows(Table({VDEV: device(flow(), writes, announced=1)}))
+    flows = Flows(*tables(device(flow(), writes, announced=1)))
     made = list(flows.after(STOPPED))
     # Of the four records that the buckets take, those with anything in them.
     assert kinds(made) == [Kind.HISTOGRAM] * 2
@@ -93,7 +98,7 @@ def test_a_histogram_is_told_when_it_has_changed() -> None:
 def test_a_histogram_is_not_told_while_the_session_goes_on() -> None:
     reads = flow(calls=1)
     reads.sizes[4] = 1
-    flows = Flows(Table({VDEV: device(reads, flow(), announced=1)}))
+    flows = Flows(*tables(device(reads, flow(), announced=1)))
     for state in ("PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "RESUMING"):
         assert list(flows.after(STOPPED._replace(value=(STATES.index(state),)))) == []
     assert kinds(list(flows.after(STOPPED._replace(kind=Kind.SESSION_END)))) == [Kind.HISTOGRAM]

@@ -99,7 +99,7 @@ def test_a_probe_that_the_kernel_refuses(fake: FakeHost, monkeypatch: pytest.Mon
     monkeypatch.setattr(tracer, "_attacher", Refusing())
     monkeypatch.setattr(tracer, "_bpf", capture.load_bcc().BPF("enter_set_state", ["-g"]))
     with pytest.raises(Error) as raised:
-        tracer._attach(capture.load_bcc(), PROBES[0])
+        tracer._attach(capture.load_bcc(), PROBES[0], frozenset())
     assert f"the kernel refuses a probe on {PROBES[0].symbols[0]}: permission denied" in str(
         raised.value
     )

@@ -6,20 +6,22 @@ The only module that imports bcc.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import sys
 import tempfile
 import time
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from genbindings.errors import Error
-from mlxtrace import bccerrors, bccheaders, counters, fentry, host, program, records
+from mlxtrace import bccerrors, bccheaders, counters, host, program, records
+from mlxtrace.calls import CallCounts, Calls
 from mlxtrace.catalogue import DRIVERS, NUMBERS, Probe
 from mlxtrace.counters import Counters, ProbeCounts
+from mlxtrace.fentry import Fentry, RefusedError
 from mlxtrace.flows import Flows, own_record
 from mlxtrace.kprobe import Attacher, Attachment, is_absent
 from mlxtrace.probetable import ATTACHED, ProbeState
@@ -61,11 +63,35 @@ def rehearse(probes: Sequence[Probe], layouts: Layouts) -> int:
         Error: bcc or the kernel refused; the message says what to do.
     """
     bcc = load_bcc()
-    bpf = _compile(bcc, program.render(probes, layouts))
-    names = [name for probe in probes if not layouts.why_not(probe.name) for name in probe.programs]
-    for name in names:
-        _load(bcc, bpf, name)
-    return len(names)
+    with contextlib.closing(Fentry()) as fentry:
+        by_fentry = fentry.usable(probes)
+        try:
+            return _rehearse(bcc, probes, layouts, fentry, by_fentry)
+        except RefusedError:
+            return _rehearse(bcc, probes, layouts, fentry, frozenset())
+
+
+def _rehearse(
+    bcc: ModuleType,
+    probes: Sequence[Probe],
+    layouts: Layouts,
+    fentry: Fentry,
+    by_fentry: frozenset[str],
+) -> int:
+    bpf = _compile(bcc, program.render(probes, layouts, by_fentry=by_fentry))
+    number = 0
+    for probe in probes:
+        if layouts.why_not(probe.name):
+            continue
+        if probe.name in by_fentry:
+            for descriptor in _load_for_fentry(bpf, fentry, probe):
+                os.close(descriptor)
+                number += 1
+            continue
+        for name in probe.programs:
+            _load(bcc, bpf, name)
+            number += 1
+    return number
 
 
 class Capture:
@@ -91,8 +117,11 @@ class Capture:
         self._ring_pages = ring_pages
         self._attached: dict[str, list[Attachment]] = {}
         self._attacher: Attacher | None = None
+        self._fentry = Fentry()
+        self._no_fentry = ""
         self._bpf: Any = None
         self._flows: Flows | None = None
+        self._calls: Calls | None = None
         self._chunks: list[bytes] = []
         self._lost = 0
         self._armed_ns = 0
@@ -105,9 +134,25 @@ class Capture:
         """
         bcc = load_bcc()
         self._attacher = Attacher()
+        with contextlib.closing(self._fentry):
+            try:
+                states = self._install(bcc, self._fentry.usable(self._probes))
+            except RefusedError as error:
+                # A kernel whose BTF promises more than it can do.
+                self._no_fentry = str(error)
+                self._detach()
+                states = self._install(bcc, frozenset())
+        self._armed_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        control = self._bpf["control"]
+        control[ctypes.c_int(0)] = control.Leaf(self._armed_ns)
+        return states
+
+    def _install(self, bcc: ModuleType, by_fentry: frozenset[str]) -> list[ProbeState]:
+        """Compile, load, attach, those in ``by_fentry`` so; raises RefusedError as well."""
         text = program.render(
             self._probes,
             self._layouts,
+            by_fentry=by_fentry,
             filtered=bool(self._devices),
             ring_pages=self._ring_pages,
         )
@@ -119,12 +164,10 @@ class Capture:
             for index in range(len(key.word)):
                 key.word[index] = words[index]
             table[key] = table.Leaf(1)
-        self._flows = Flows(self._bpf["devices"])
+        self._flows = Flows(self._bpf["places"], self._bpf["devices"])
+        self._calls = Calls(self._bpf)
         self._bpf["events"].open_ring_buffer(self._receive)
-        states = [self._attach(bcc, probe) for probe in self._probes]
-        self._armed_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self._bpf["armed_ns"][ctypes.c_int(0)] = ctypes.c_uint64(self._armed_ns)
-        return states
+        return [self._attach(bcc, probe, by_fentry) for probe in self._probes]
 
     def poll(self, timeout_ms: int) -> bytes:
         """Wait for records for at most ``timeout_ms``; return what came, whole records."""
@@ -140,13 +183,16 @@ class Capture:
     def stop(self) -> tuple[bytes, Counters]:
         """Count, detach, and return the last records with the counters."""
         result = self._count()
+        self._detach()
+        self._bpf.ring_buffer_consume()
+        self._chunks.extend(self._require_flows().rest())
+        return self.poll(0), result
+
+    def _detach(self) -> None:
         for attachments in self._attached.values():
             for attachment in attachments:
                 self._require_attacher().detach(attachment)
         self._attached.clear()
-        self._bpf.ring_buffer_consume()
-        self._chunks.extend(self._require_flows().rest())
-        return self.poll(0), result
 
     def _receive(self, _context: object, data: int, _size: int) -> int:
         # The ring rounds sizes up to 8; a record is 128.
@@ -158,16 +204,8 @@ class Capture:
         self._chunks.append(chunk)
         if kind in _MAY_END:
             self._chunks.extend(self._require_flows().after(records.unpack(chunk)))
-            self._forget_threads()
+            self._require_calls().forget_threads()
         return 0
-
-    def _forget_threads(self) -> None:
-        """Take the entries of threads that are gone out of the table of calls, which has an end."""
-        table = self._bpf["calls"]
-        for key, call in table.items():
-            if not call.start_ns and not Path(f"/proc/{key.value >> 8}").exists():
-                with suppress(KeyError):
-                    del table[key]
 
     def _frames(self, raw: records.Raw) -> Iterator[bytes]:
         """Name the functions of a stack, while the kernel that they are in runs."""
@@ -178,11 +216,11 @@ class Capture:
             value = records.frame_values(name.decode(errors="replace"))
             yield records.pack(raw._replace(kind=records.Kind.FRAME, value=value))
 
-    def _attach(self, bcc: ModuleType, probe: Probe) -> ProbeState:
+    def _attach(self, bcc: ModuleType, probe: Probe, by_fentry: frozenset[str]) -> ProbeState:
         if lacks := self._layouts.why_not(probe.name):
             return ProbeState.absent(probe, lacks)
-        if probe.interrupt and (state := self._attach_by_fentry(probe)) is not None:
-            return state
+        if probe.name in by_fentry:
+            return self._attach_by_fentry(probe)
         programs = [_load(bcc, self._bpf, name) for name in probe.programs]
         problem = ""
         places = []
@@ -194,7 +232,12 @@ class Capture:
             if probe.module != DRIVERS:
                 break
         if places:
-            return ProbeState(probe, ATTACHED, symbol=", ".join(places), how="kprobe")
+            reason = ""
+            if probe.fentry:
+                reason = self._no_fentry or self._fentry.why_not(probe)
+            return ProbeState(
+                probe, ATTACHED, symbol=", ".join(places), how="kprobe", reason=reason
+            )
         if probe.required:
             raise Error(
                 f"the probe {probe.name} has no place: {probe.symbols[0]} is {problem}",
@@ -224,18 +267,20 @@ class Capture:
         self._attached.setdefault(probe.name, []).extend(done)
         return ""
 
-    def _attach_by_fentry(self, probe: Probe) -> ProbeState | None:
-        """Attach where the kernel and the module's BTF allow it; None where they do not."""
-        name = f"fentry_{probe.identifier}"
-        code = self._bpf.dump_func(name.encode())
-        for symbol in probe.symbols:
+    def _attach_by_fentry(self, probe: Probe) -> ProbeState:
+        done = self._attached.setdefault(probe.name, [])
+        descriptors = _load_for_fentry(self._bpf, self._fentry, probe)
+        for number, descriptor in enumerate(descriptors):
+            name = probe.fentry_programs[number]
             try:
-                program_fd, link = fentry.attach(name, code, symbol, probe.module)
-            except OSError:
-                continue
-            self._attached[probe.name] = [Attachment(program_fd, -1, link)]
-            return ProbeState(probe, ATTACHED, symbol=symbol, how="fentry")
-        return None
+                link = self._fentry.attach(descriptor, name, at_return=number == 1)
+            except RefusedError:
+                for rest in descriptors[number:]:
+                    os.close(rest)
+                raise
+            done.append(Attachment(descriptor, -1, link))
+        symbol = self._fentry.symbol(probe) or probe.symbols[0]
+        return ProbeState(probe, ATTACHED, symbol=symbol, how="fentry")
 
     def _require_attacher(self) -> Attacher:
         assert self._attacher is not None, "start() first"
@@ -245,15 +290,20 @@ class Capture:
         assert self._flows is not None, "start() first"
         return self._flows
 
+    def _require_calls(self) -> Calls:
+        assert self._calls is not None, "start() first"
+        return self._calls
+
     def _counter(self, index: int) -> int:
         return int(self._bpf["counters"][ctypes.c_int(index)].value)
 
     def _count(self) -> Counters:
+        calls = self._require_calls()
         for _ in range(_QUIET_TRIES):
             before = [self._counter(index) for index in range(counters.COUNT)]
-            still_open = self._open_calls()
+            made = calls.counts(self._armed_ns)
             after = [self._counter(index) for index in range(counters.COUNT)]
-            if before == after:
+            if before == after and made == calls.counts(self._armed_ns):
                 break
         result = Counters(after[counters.LOST], after[counters.UNTRACKED])
         attacher = self._require_attacher()
@@ -261,22 +311,14 @@ class Capture:
             slot = counters.FIRST_PROBE + 2 * NUMBERS[name]
             skips = [attacher.skipped(a) for a in attachments]
             counted = [skip for skip in skips if skip is not None]
+            own = made.get(NUMBERS[name], CallCounts())
             result.probes[name] = ProbeCounts(
-                entries=after[slot],
-                returns=after[slot + 1],
-                open=still_open.get(NUMBERS[name], 0),
+                entries=after[slot] + own.entries,
+                returns=after[slot + 1] + own.returns,
+                open=own.open,
                 skipped=sum(counted) if counted else None,
             )
         return result
-
-    def _open_calls(self) -> dict[int, int]:
-        """Calls by probe that began while tracing, and whose thread may still be in them."""
-        found: dict[int, int] = {}
-        for key, call in self._bpf["calls"].items():
-            thread, probe = key.value >> 8, key.value & 0xFF
-            if call.start_ns >= self._armed_ns and Path(f"/proc/{thread}").exists():
-                found[probe] = found.get(probe, 0) + 1
-        return found
 
 
 def _compile(bcc: ModuleType, text: str) -> Any:
@@ -305,6 +347,20 @@ def _load(bcc: ModuleType, bpf: Any, name: str) -> int:
             output = said()
             failure = f"{error}"
     raise bccerrors.not_loaded(name, output, failure)
+
+
+def _load_for_fentry(bpf: Any, fentry: Fentry, probe: Probe) -> list[int]:
+    """Have the kernel verify the programs for entry and return; return their descriptors."""
+    descriptors: list[int] = []
+    for number, name in enumerate(probe.fentry_programs):
+        code = bpf.dump_func(name.encode())
+        try:
+            descriptors.append(fentry.load(name, code, probe, at_return=number == 1))
+        except RefusedError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+    return descriptors
 
 
 @contextmanager

@@ -32,7 +32,9 @@ class Probe:
         module: the module that has them, for messages.
         returns: whether the function's return is probed as well as its entry.
         interrupt: whether the function runs in hard interrupt context, where the kernel may skip
-            a kprobe's program; such a probe is put on by fentry where that works.
+            a kprobe's program.
+        fentry: whether it is put on by fentry, and at its return by fexit, where that works: what
+            a kprobe may miss, and what is called so often that a kprobe's cost counts.
         captures: what it sees.
         loses: what the output lacks without it.
         required: whether there is no use in tracing without it.
@@ -45,6 +47,7 @@ class Probe:
     loses: str
     returns: bool = False
     interrupt: bool = False
+    fentry: bool = False
     required: bool = False
 
     @property
@@ -54,8 +57,16 @@ class Probe:
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """The names of its handlers, in the order in which they are attached."""
-        sides = ("enter", "leave") if self.returns else ("enter",)
+        """The names of its handlers for kprobes, in the order in which they are attached."""
+        return self._handlers("enter", "leave")
+
+    @property
+    def fentry_programs(self) -> tuple[str, ...]:
+        """The names of its handlers for fentry and fexit, in that order."""
+        return self._handlers("fentry", "fexit")
+
+    def _handlers(self, entry: str, leave: str) -> tuple[str, ...]:
+        sides = (entry, leave) if self.returns else (entry,)
         return tuple(f"{side}_{self.identifier}" for side in sides)
 
 
@@ -108,6 +119,7 @@ PROBES: tuple[Probe, ...] = (
         "bytes read, temporary ends, the final end of the stream",
         "reads and ends of the stream are missing",
         returns=True,
+        fentry=True,
     ),
     Probe(
         "resume-write",
@@ -116,6 +128,7 @@ PROBES: tuple[Probe, ...] = (
         "bytes written to the target, and the headers in them",
         "writes are missing",
         returns=True,
+        fentry=True,
     ),
     Probe(
         "save-entry",
@@ -139,6 +152,7 @@ PROBES: tuple[Probe, ...] = (
         "each SAVE's completion: firmware time, status, syndrome, size",
         "a SAVE's time is only bounded by the first read of it, and its status is unknown",
         interrupt=True,
+        fentry=True,
     ),
     Probe(
         "cmd-exec",

@@ -24,7 +24,7 @@ class ProbeCounts:
         returns: calls whose return was seen as well.
         open: calls that had not returned when tracing ended.
         skipped: runs of its programs that the kernel skipped, by its own count; None where the
-            kernel (before 6.7) does not count them.
+            kernel does not count them (before 6.7 those of kprobes).
     """
 
     entries: int = 0
@@ -58,9 +58,13 @@ class Counters:
 
     @property
     def skipped(self) -> int | None:
-        """Runs that the kernel skipped, or None where it does not count them."""
+        """Runs that the kernel skipped, or None where that is not known.
+
+        A kernel that counts those of some probes only gives what it counted, unless that is none.
+        """
         counted = [c.skipped for c in self.probes.values() if c.skipped is not None]
-        return sum(counted) if counted else None
+        all_counted = bool(counted) and len(counted) == len(self.probes)
+        return sum(counted) if all_counted or any(counted) else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a recording."""

@@ -8,17 +8,15 @@ import functools
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
-from mlxtrace import btf, capture, host, layout
+from mlxtrace import capture, host, layout
 from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe, select
 from mlxtrace.doctor import Finding, Verdict
+from mlxtrace.fentry import Fentry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlxtrace.layout import Layouts
-
-_KIND_FUNC = 12
-"""BTF_KIND_FUNC of include/uapi/linux/btf.h."""
 
 
 class Driver:
@@ -96,11 +94,12 @@ class Driver:
         if self._loaded:
             with contextlib.suppress(Error):
                 found = self._layouts
-        for probe in self._probes:
-            yield _probe(probe, found.why_not(probe.name) if found else "")
+        with contextlib.closing(Fentry()) as fentry:
+            for probe in self._probes:
+                yield _probe(probe, found.why_not(probe.name) if found else "", fentry)
 
 
-def _probe(probe: Probe, lacks: str) -> Finding:
+def _probe(probe: Probe, lacks: str, fentry: Fentry) -> Finding:
     """Return what became of ``probe``, for which the driver may lack something."""
     topic = f"probe {probe.name}"
     if lacks:
@@ -115,7 +114,7 @@ def _probe(probe: Probe, lacks: str) -> Finding:
     for symbol in probe.symbols:
         why = host.why_absent(symbol, probe.module)
         if not why:
-            return _attachable(probe, topic, symbol)
+            return _attachable(probe, topic, symbol, fentry)
         if "not loaded" in why:
             remedy = f"modprobe {probe.module}"
             return Finding(topic, verdict, f"{symbol}: {probe.module} is not loaded", remedy)
@@ -123,20 +122,20 @@ def _probe(probe: Probe, lacks: str) -> Finding:
     return Finding(topic, verdict, f"{reason}; so {probe.loses}", _remedy(reason, probe))
 
 
-def _attachable(probe: Probe, topic: str, symbol: str) -> Finding:
-    if not probe.interrupt:
+def _attachable(probe: Probe, topic: str, symbol: str, fentry: Fentry) -> Finding:
+    if not probe.fentry:
         return Finding(topic, Verdict.OK, f"attachable: {symbol}")
-    try:
-        types = btf.Btf.of_module(probe.module)
-    except Error:
-        types = None
-    if types is not None and types.find(symbol, _KIND_FUNC) is not None:
+    lacks = fentry.why_not(probe)
+    if not lacks:
         return Finding(topic, Verdict.OK, f"attachable by fentry: {symbol}")
+    if not probe.interrupt:
+        said = f"attachable: {symbol}, by kprobe only, which costs each call more ({lacks})"
+        return Finding(topic, Verdict.OK, said)
     return Finding(
         topic,
         Verdict.DEGRADED,
-        f"attachable: {symbol}, by kprobe only, which the kernel skips when it interrupts another "
-        "probe; such SAVEs are shown with bounds",
+        f"attachable: {symbol}, by kprobe only ({lacks}), which the kernel skips when it "
+        "interrupts another probe; such SAVEs are shown with bounds",
         f"build {probe.module} with BTF (CONFIG_DEBUG_INFO_BTF_MODULES) for fentry",
     )
 

@@ -30,7 +30,7 @@ def privileges() -> Iterator[Finding]:
         "privileges",
         Verdict.DEGRADED,
         "CAP_BPF and CAP_PERFMON, without CAP_SYS_ADMIN: fentry on a module cannot be used, so "
-        "the kernel may skip the completion of a SAVE",
+        "the kernel may skip the completion of a SAVE, and each read and write costs more",
         "run it with CAP_SYS_ADMIN too",
     )
 

@@ -1,20 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Puts a program on the entry of a module's function by fentry, through libbpf.
+"""Puts programs on a module's function by fentry, and on its return by fexit, through libbpf.
 
 The kernel skips a kprobe's program that would interrupt another one on the same CPU, and with it
 the completion of a SAVE. A fentry program has a guard of its own, so it is never skipped for
-another's sake. bcc 0.26 compiles such a program, but cannot load it for a function of a module.
+another's sake. It also costs less, and at the return much less: there the function is called by
+the kernel's trampoline, and nothing has to be hooked into its stack.
+
+bcc 0.26 compiles such a program, but cannot load it for a function of a module.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mlxtrace import btf
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mlxtrace.catalogue import Probe
+
 _PROG_TYPE_TRACING = 26
 _TRACE_FENTRY = 24
+_TRACE_FEXIT = 25
 _KIND_FUNC = 12
 _NAME_LENGTH = 64
 
@@ -49,35 +61,68 @@ class _BtfInfo(ctypes.Structure):
     ]
 
 
-def attach(name: str, code: bytes, symbol: str, module: str) -> tuple[int, int]:
-    """Load ``code`` and attach it to the entry of ``symbol`` in ``module``.
+class RefusedError(Exception):
+    """The kernel does not take a program for fentry or fexit; a kprobe may do."""
 
-    Args:
-        name: of the program.
-        code: its instructions, with the file descriptors of its maps in them.
-        symbol: the function.
-        module: the module that has it, loaded, with BTF.
 
-    Returns:
-        File descriptors of the program and of its link.
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """A module's types, and a file descriptor of its BTF; or why there are none."""
 
-    Raises:
-        OSError: this kernel cannot do it, or the module has no BTF that tells of the function.
-    """
-    lib = btf.library()
-    types = btf.Btf.of_module(module)
-    function = types.find(symbol, _KIND_FUNC) if types is not None else None
-    if function is None:
-        raise FileNotFoundError(f"no BTF of {symbol}")
-    object_fd = _module_fd(lib, module)
-    options = _LoadOptions(
-        sz=ctypes.sizeof(_LoadOptions),
-        expected_attach_type=_TRACE_FENTRY,
-        attach_btf_id=function,
-        attach_btf_obj_fd=object_fd,
-    )
-    try:
-        program = lib.bpf_prog_load(
+    types: btf.Btf | None = None
+    descriptor: int = -1
+    lacks: str = ""
+
+
+class Fentry:
+    """Loads and attaches programs. The BTF of a module is read once."""
+
+    def __init__(self) -> None:
+        self._modules: dict[str, _Module] = {}
+
+    def usable(self, probes: Iterable[Probe]) -> frozenset[str]:
+        """Return the names of the probes that are to be put on by fentry here."""
+        return frozenset(p.name for p in probes if p.fentry and not self.why_not(p))
+
+    def why_not(self, probe: Probe) -> str:
+        """Say why ``probe`` cannot be put on by fentry; "" if it can be tried."""
+        module = self._module(probe.module)
+        if module.types is None:
+            return module.lacks
+        if self.symbol(probe) is None:
+            return f"the BTF of {probe.module} does not tell of {probe.symbols[0]}"
+        return ""
+
+    def symbol(self, probe: Probe) -> str | None:
+        """Return the function to put ``probe`` on, or None where BTF tells of none."""
+        types = self._module(probe.module).types
+        if types is None:
+            return None
+        return next((s for s in probe.symbols if types.find(s, _KIND_FUNC) is not None), None)
+
+    def load(self, name: str, code: bytes, probe: Probe, *, at_return: bool) -> int:
+        """Have the kernel verify a program; return its file descriptor.
+
+        Args:
+            name: of the program.
+            code: its instructions, with the file descriptors of its maps in them.
+            probe: what it is for, one that is :meth:`usable`.
+            at_return: for the return of the function, not for its entry.
+
+        Raises:
+            RefusedError: this kernel does not take it.
+        """
+        module = self._module(probe.module)
+        symbol = self.symbol(probe)
+        assert module.types is not None, "usable() first"
+        assert symbol is not None, "usable() first"
+        options = _LoadOptions(
+            sz=ctypes.sizeof(_LoadOptions),
+            expected_attach_type=_TRACE_FEXIT if at_return else _TRACE_FENTRY,
+            attach_btf_id=module.types.find(symbol, _KIND_FUNC),
+            attach_btf_obj_fd=module.descriptor,
+        )
+        program: int = btf.library().bpf_prog_load(
             _PROG_TYPE_TRACING,
             name.encode()[:15],
             b"GPL",
@@ -86,22 +131,52 @@ def attach(name: str, code: bytes, symbol: str, module: str) -> tuple[int, int]:
             ctypes.byref(options),
         )
         if program < 0:
-            raise _failure(-program, f"loading {name}")
-    finally:
-        os.close(object_fd)
-    link: int = lib.bpf_link_create(program, 0, _TRACE_FENTRY, None)
-    if link < 0:
-        os.close(program)
-        raise _failure(-link, f"attaching {name}")
-    return program, link
+            raise RefusedError(f"the kernel does not load {name}: {os.strerror(-program)}")
+        return program
+
+    def attach(self, program: int, name: str, *, at_return: bool) -> int:
+        """Attach what :meth:`load` returned; return the file descriptor of the link.
+
+        Raises:
+            RefusedError: this kernel cannot.
+        """
+        side = _TRACE_FEXIT if at_return else _TRACE_FENTRY
+        link: int = btf.library().bpf_link_create(program, 0, side, None)
+        if link < 0:
+            raise RefusedError(f"the kernel does not attach {name}: {os.strerror(-link)}")
+        return link
+
+    def close(self) -> None:
+        """Give back what was opened. Programs that are attached stay so."""
+        for module in self._modules.values():
+            if module.descriptor >= 0:
+                os.close(module.descriptor)
+        self._modules.clear()
+
+    def _module(self, name: str) -> _Module:
+        if name not in self._modules:
+            self._modules[name] = _opened(name)
+        return self._modules[name]
+
+
+def _opened(name: str) -> _Module:
+    types = btf.Btf.of_module(name)
+    if types is None:
+        return _Module(lacks=f"no BTF of {name}")
+    try:
+        return _Module(types, _module_fd(btf.library(), name))
+    except OSError as error:
+        return _Module(lacks=f"no BTF of {name} from the kernel: {error.strerror}")
 
 
 def _module_fd(lib: ctypes.CDLL, module: str) -> int:
     """Return a file descriptor of the module's BTF."""
     identity = ctypes.c_uint32(0)
+    refused = errno.ENOENT
     while not lib.bpf_btf_get_next_id(identity.value, ctypes.byref(identity)):
         descriptor: int = lib.bpf_btf_get_fd_by_id(identity.value)
         if descriptor < 0:
+            refused = -descriptor
             continue
         name = ctypes.create_string_buffer(_NAME_LENGTH)
         info = _BtfInfo(name=ctypes.addressof(name), name_len=_NAME_LENGTH)
@@ -110,8 +185,4 @@ def _module_fd(lib: ctypes.CDLL, module: str) -> int:
         if not failed and info.kernel_btf and name.value == module.encode():
             return descriptor
         os.close(descriptor)
-    raise FileNotFoundError(f"no BTF of {module} in the kernel")
-
-
-def _failure(code: int, what: str) -> OSError:
-    return OSError(code, f"{what}: {os.strerror(code)}")
+    raise OSError(refused, os.strerror(refused))

@@ -70,10 +70,11 @@ def histogram_records(
 
 
 class Flows:
-    """Reads the table; ``table`` is bcc's of the map ``devices``."""
+    """Reads the tables; ``places`` and ``devices`` are bcc's of the maps of these names."""
 
-    def __init__(self, table: Any) -> None:
-        self._table = table
+    def __init__(self, places: Any, devices: Any) -> None:
+        self._places = places
+        self._devices = devices
         self._told: dict[tuple[int, int, int], Counts] = {}
 
     def after(self, raw: records.Raw) -> Iterator[bytes]:
@@ -84,14 +85,15 @@ class Flows:
         if raw.kind == Kind.SET_STATE and state_name(raw.value[0]) in MIGRATING:
             return
         try:
-            device = self._table[self._table.Key(raw.vdev)]
+            place = self._places[self._places.Key(raw.vdev)]
         except KeyError:
             return
-        yield from self._changed(raw.vdev, device, raw.boot_ns)
+        yield from self._changed(raw.vdev, self._devices[place], raw.boot_ns)
 
     def rest(self) -> Iterator[bytes]:
         """Yield what no record has told yet, of all devices."""
-        for key, device in self._table.items():
+        for key, place in self._places.items():
+            device = self._devices[place]
             if not device.wanted:
                 continue
             untold = [number for number, flow in enumerate(device.flow) if _is_untold(flow)]

@@ -99,14 +99,17 @@ class Attacher:
     def skipped(self, attachment: Attachment) -> int | None:
         """Return how often the kernel did not run the program; None where it does not count.
 
-        A program is not run when it would interrupt another one on the same CPU (since 6.7,
-        "bpf: Count missed stats in trace_call_bpf"), and a kprobe is missed when it is hit inside
-        another's handler, or when a return probe runs out of instances.
+        A kprobe's program is not run when it would interrupt another one on the same CPU (since
+        6.7, "bpf: Count missed stats in trace_call_bpf"), one for fentry when it would interrupt
+        itself. A kprobe is missed when it is hit inside another's handler, or when a return probe
+        runs out of instances.
         """
-        if self._link_misses is None or self._program_misses is None or attachment.link < 0:
+        if self._program_misses is None:
             return None
         counts = [info_count(self._lib, attachment.program, self._program_misses)]
         if not attachment.by_fentry:
+            if self._link_misses is None or attachment.link < 0:
+                return None
             counts.append(info_count(self._lib, attachment.link, self._link_misses))
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None

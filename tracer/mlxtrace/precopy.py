@@ -18,6 +18,7 @@ from mlxtrace import host, layout, output, probetable, program
 from mlxtrace.capture import Capture, load_bcc
 from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe, select
 from mlxtrace.decoder import Decoder
+from mlxtrace.fentry import Fentry
 from mlxtrace.probetable import ProbeState
 from mlxtrace.recording import Writer
 from mlxtrace.selection import EVERYTHING, Selection
@@ -58,9 +59,13 @@ class Options:
 def source(options: Options) -> str:
     """Return the BPF program that would run here (``--ebpf``)."""
     host.require_module(VFIO if options.generic else DRIVER)
+    probes = select(options.without, generic=options.generic)
+    with contextlib.closing(Fentry()) as fentry:
+        by_fentry = fentry.usable(probes)
     return program.render(
-        select(options.without, generic=options.generic),
+        probes,
         _layouts(options),
+        by_fentry=by_fentry,
         filtered=bool(options.devices),
         ring_pages=options.ring_pages,
     )
@@ -72,15 +77,8 @@ def dry_run(options: Options, stream: TextIO) -> None:
     _check(options)
     layouts = _layouts(options)
     load_bcc()
-    table = []
-    for probe in probes:
-        symbol, reason = "", layouts.why_not(probe.name)
-        if not reason:
-            symbol, reason = _place(probe)
-        if symbol:
-            table.append(ProbeState(probe, probetable.AVAILABLE, symbol=symbol, how="kprobe"))
-        else:
-            table.append(ProbeState.absent(probe, reason))
+    with contextlib.closing(Fentry()) as fentry:
+        table = [_available(probe, layouts, fentry) for probe in probes]
     print(f"layouts from {layouts.source}", file=stream)
     for line in probetable.lines([state.to_json() for state in table]):
         print(line, file=stream)
@@ -176,6 +174,17 @@ def _check(options: Options) -> None:
 
 def _layouts(options: Options) -> layout.Layouts:
     return layout.of_running_core() if options.generic else layout.of_running_module()
+
+
+def _available(probe: Probe, layouts: layout.Layouts, fentry: Fentry) -> ProbeState:
+    symbol, reason = "", layouts.why_not(probe.name)
+    if not reason:
+        symbol, reason = _place(probe)
+    if not symbol:
+        return ProbeState.absent(probe, reason)
+    why_not = fentry.why_not(probe) if probe.fentry else ""
+    how = "fentry" if probe.fentry and not why_not else "kprobe"
+    return ProbeState(probe, probetable.AVAILABLE, symbol=symbol, how=how, reason=why_not)
 
 
 def _place(probe: Probe) -> tuple[str, str]:

@@ -24,8 +24,8 @@ class ProbeState:
         probe: which.
         state: ``attached``, ``absent``, or (with ``--dry-run``) ``available``.
         symbol: the function that it sits on.
-        how: the mechanism, ``kprobe`` or ``fentry``.
-        reason: why it is absent.
+        how: the mechanism, ``kprobe`` or ``fentry`` (which has fexit at the return).
+        reason: why it is absent; of a kprobe in the place of fentry, why.
     """
 
     probe: Probe
@@ -60,7 +60,10 @@ def attached(table: Sequence[dict[str, Any]]) -> int:
 def lines(table: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield the table for people: a line a probe, and under an absent one what is lost."""
     for entry in table:
-        what = f"{entry['how']} on {entry['symbol']}" if entry["how"] else entry["reason"]
+        what = entry["reason"]
+        if entry["how"]:
+            instead = f" ({what})" if what else ""
+            what = f"{entry['how']} on {entry['symbol']}{instead}"
         yield f"  {entry['name']:<14} {entry['state']:<9} {what}"
         if entry["state"] == ABSENT:
             yield f"  {'':<14} {'':<9} so {entry['loses']}"

@@ -16,7 +16,7 @@ from mlxtrace.mailbox import Opcode
 from mlxuapi import vfio as uapi
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from mlxtrace.layout import Layouts
 
@@ -37,6 +37,7 @@ def render(
     probes: Sequence[Probe],
     layouts: Layouts,
     *,
+    by_fentry: Collection[str] = (),
     filtered: bool = False,
     ring_pages: int = RING_PAGES,
     machine: str | None = None,
@@ -46,6 +47,7 @@ def render(
     Args:
         probes: what to make handlers for; those whose structs the driver lacks are left out.
         layouts: the offsets.
+        by_fentry: names of the probes whose handlers are for fentry and fexit, not for kprobes.
         filtered: whether only devices in the map ``wanted_names`` are traced.
         ring_pages: size of the ring, a power of two.
         machine: architecture by ``platform.machine()``, of this host if None.
@@ -61,6 +63,7 @@ def render(
     return template.render(
         constants=[(name, int(value)) for name, value in _constants(layouts)],
         buckets=records.BUCKETS,
+        by_fentry=names & set(by_fentry),
         counter_count=counters.COUNT,
         filtered=filtered,
         generic=layouts.generic,

@@ -90,6 +90,7 @@ two_hosts() {
 scenario traced traced
 scenario cancels mlxtrace precopy -d "$MLXLAB_VF0" -w trace.mlxrec \
 	-c "env PYTHONPATH=$here/../../.. python -m tests.lab.guest.cancels cancels.json"
+scenario flood mlxtrace precopy -w trace.mlxrec -c "python $here/flood.py flood.json"
 scenario stop-copy migrate --no-precopy --json client.json
 scenario to-file mlxtrace migrate --source "$MLXLAB_VF0" --to state.mlxstream --json client.json
 scenario from-file mlxtrace migrate --from ../to-file/state.mlxstream --target "$MLXLAB_VF1" \
