@@ -106,8 +106,9 @@ class Btf:
             self._lib.btf__free(self._handle)
 
     @classmethod
+    @functools.cache
     def of_kernel(cls) -> Btf | None:
-        """The running kernel's types, or None where it has no BTF."""
+        """The running kernel's types, read once, or None where it has no BTF."""
         lib = library()
         handle = lib.btf__load_vmlinux_btf()
         return cls(lib, handle) if _is_pointer(handle) else None
