@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.lab.guest.cancels import client, read_all
+from tests.lab.guest.stress.rig import counter, drain
 
 from mlxlab import firmware
 from mlxtrace.vfio import Device, End, State
@@ -37,16 +37,15 @@ TRACE = ["mlxtrace", "precopy", "-d", VF0, "-d", VF1]
 ATTACHED = b"Ctrl-C to end"
 # Compiling takes half a minute in an emulated guest.
 PATIENCE_S = 180.0
-# Read before the tracer comes, and small enough that most of the first image is left.
-EARLY_READS, EARLY_BYTES = 5, 4096
+# Read before the tracer comes; most of the first image is left.
+EARLY_BYTES = 100_003
 SCREEN = struct.pack("HHHH", 40, 100, 0, 0)
 DEBUG = Path("/sys/kernel/debug")
 
 
-def counters(vf: str) -> dict[str, int]:
-    """Return what the firmware has counted of ``vf`` so far."""
-    words = firmware.figures(vf)["counters"].split()
-    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+def saves() -> dict[str, int]:
+    """Return how many SAVEs of each VF the firmware has counted so far."""
+    return {vf: counter(vf, "save") for vf in (VF0, VF1)}
 
 
 def probes() -> list[str]:
@@ -88,23 +87,30 @@ def migrate(folder: Path, name: str, *words: str) -> subprocess.Popen[bytes]:
 
 def late(folder: Path) -> dict[str, Any]:
     """A session is under way when the tracer comes; then two processes save two VFs at once."""
-    before = {vf: counters(vf) for vf in (VF0, VF1)}
+    before = saves()
+    seen = 0
+
+    def take(data: bytes) -> None:
+        nonlocal seen
+        seen += len(data)
+
     with Device.open(VF0) as vf, vf.save(State.PRE_COPY) as stream:
-        stream.wait(5)
-        for _ in range(EARLY_READS):
-            assert isinstance(stream.read(EARLY_BYTES), bytes)
-        early = counters(VF0)
+        while seen < EARLY_BYTES:
+            data = stream.read(EARLY_BYTES)
+            if isinstance(data, bytes):
+                take(data)
+            else:
+                assert stream.wait(5)
+        early, seen_early = saves(), seen
         with tracer(folder, "-w", "trace.mlxrec") as process:
-            client.clear()
-            assert read_all(stream) is End.TEMPORARY
+            assert drain(stream, take) is End.TEMPORARY
             stream.precopy_info()
-            stream.wait(5)
-            read_all(stream)
+            assert drain(stream, take) is End.TEMPORARY
             vf.set_state(State.STOP_COPY)
-            assert read_all(stream) is End.FINAL
+            assert drain(stream, take) is End.FINAL
             vf.set_state(State.RUNNING)
             vf.close()
-            resumed = {vf: counters(vf) for vf in (VF0, VF1)}
+            resumed = saves()
             # Their states differ, so that what is taken for the other one's would show.
             firmware.apply(VF1, ["size_bytes=3000000"])
             both = [
@@ -116,16 +122,16 @@ def late(folder: Path) -> dict[str, Any]:
     firmware.apply(VF1, ["size_bytes=8388608"])
     for name in ("first", "second"):
         (folder / f"{name}.mlxstream").unlink()
-    after = {vf: counters(vf) for vf in (VF0, VF1)}
+    after = saves()
     return {
         "status": process.returncode,
         "migrations": statuses,
         "pids": [os.getpid(), *(each.pid for each in both)],
-        "client": dict(client),
-        "early_bytes": EARLY_READS * EARLY_BYTES,
-        "late_saves": resumed[VF0]["save"] - early["save"],
-        "saves": {vf: after[vf]["save"] - resumed[vf]["save"] for vf in (VF0, VF1)},
-        "all_saves": {vf: after[vf]["save"] - before[vf]["save"] for vf in (VF0, VF1)},
+        "early_bytes": seen_early,
+        "late_bytes": seen - seen_early,
+        "early_saves": early[VF0] - before[VF0],
+        "late_saves": resumed[VF0] - early[VF0],
+        "saves": {vf: after[vf] - resumed[vf] for vf in (VF0, VF1)},
     }
 
 
