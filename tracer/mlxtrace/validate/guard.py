@@ -107,7 +107,7 @@ class Loan:
         number = device.path.resolve() / "physfn" / "sriov_numvfs"
         if number.is_file():
             self._vfs[number.resolve()] = number.read_text(encoding="ascii").strip()
-        if bind and ":" in device.name and "vfio" not in (device.driver or ""):
+        if bind and ":" in device.name and _has_no_migration(device.driver):
             _require_no_interface(device)
             _bind(device)
             device = devices.lookup(device.name)
@@ -138,6 +138,11 @@ class Loan:
                 _restore(device, override)
             except Error as error:
                 self.troubles.append(f"{device.name} is not as it was found: {error}")
+
+
+def _has_no_migration(driver: str | None) -> bool:
+    """Whether a driver is none of VFIO, or the one of VFIO that is for any device."""
+    return driver is None or driver == "vfio-pci" or "vfio" not in driver
 
 
 def _override(device: DeviceInfo) -> str:
