@@ -181,6 +181,10 @@ class Vf:
             raw = records.unpack(record)
             self.put(Kind.HISTOGRAM, *raw.value, flags=raw.flags)
 
+    def content(self, direction: int, *totals: int) -> None:
+        """What was summed up so far: the sum, of how many bytes, how many of them are missing."""
+        self.put(Kind.CONTENT, direction, *totals)
+
     def write(self, calls: int = 0, size: int = 0, **ends: int) -> None:
         """Writes of the stream."""
         self.flow(Kind.WRITE, calls, size, **ends)

@@ -52,6 +52,7 @@ class Hosts:
     Attributes:
         ahead: how far the target's boot clock is ahead.
         wrong: how much the target's time of day is ahead of the source's, which it should not be.
+        content: what the source and the target summed up of their stream.
         error: what NTP on each host says of its error; None: not synchronised.
     """
 
@@ -62,6 +63,7 @@ class Hosts:
     boot_ids: tuple[str, str] = ("one", "two")
     counters: Counters = field(default_factory=Counters)
     truth: dict[str, int] = field(default_factory=dict)
+    content: tuple[tuple[int, int, int], ...] = ()
 
     def migrate(self, *, last_block: int = 273, delay_ns: int = 0, p2p: bool = True) -> None:
         """Write source.mlxrec and target.mlxrec; ``delay_ns`` is the way from read to write."""
@@ -105,6 +107,8 @@ class Hosts:
         target.set_state("RUNNING")
         running = clock.now
         source.go("STOP_COPY", "STOP")
+        for direction, (vf, total) in enumerate(zip((source, target), self.content, strict=False)):
+            vf.content(direction, *total)
         assert stop < begin
         self.truth = {
             "downtime_ns": running - begin,
@@ -169,6 +173,30 @@ def test_good_clocks_give_the_downtime_and_its_parts(tmp_path: Path, p2p: bool) 
     text = hosts.text()
     assert text[0] == f"{SOURCE} on the-source -> {TARGET} on the-target"
     assert text[-1] == "    They agree. Used: realtime."
+
+
+@pytest.mark.parametrize(
+    ("totals", "said"),
+    [
+        (((99, 17, 0), (99, 17, 0)), "same"),
+        (((99, 17, 0), (98, 17, 0)), "differs"),
+        (((99, 17, 0), (99, 16, 0)), "differs"),
+        (((99, 17, 0), (99, 17, 1)), ""),
+        (((99, 17, 0),), ""),
+        ((), ""),
+    ],
+)
+def test_contents_are_compared(
+    tmp_path: Path, totals: tuple[tuple[int, int, int], ...], said: str
+) -> None:
+    hosts = Hosts(tmp_path, error=200, content=totals)
+    hosts.migrate()
+    assert hosts.joined()["content"] == said
+    lines = [line.split()[1] for line in hosts.text() if line.startswith("  content")]
+    assert lines == {"same": ["the"], "differs": ["DIFFERS:"], "": []}[said]
+    out = io.StringIO()
+    good = join_report.report(hosts.path("source"), hosts.path("target"), out)
+    assert good is (said != "differs")
 
 
 @settings(

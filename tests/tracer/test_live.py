@@ -193,8 +193,9 @@ def test_without_a_terminal_it_is_a_usage_error(monkeypatch: pytest.MonkeyPatch)
 class Interrupted:
     """A capture of one migration, during which the user presses Ctrl-C."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, content: bool) -> None:
         self.polls = 0
+        assert not content
 
     def start(self) -> list[ProbeState]:
         return [ProbeState(PROBES[0], ATTACHED, PROBES[0].symbols[0], "kprobe")]

@@ -65,7 +65,8 @@ class FakeCapture:
     chunks: list[bytes]
     counters: Counters
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, content: bool) -> None:
+        assert not content
         self.left = list(self.chunks)
 
     def start(self) -> list[ProbeState]:

@@ -102,6 +102,7 @@ class Capture:
         layouts: the driver's offsets.
         devices: names of the devices to trace, all if empty.
         ring_pages: size of the ring.
+        content: whether to look at the streams' bytes.
     """
 
     def __init__(
@@ -110,11 +111,14 @@ class Capture:
         layouts: Layouts,
         devices: Collection[str] = (),
         ring_pages: int = program.RING_PAGES,
+        *,
+        content: bool = False,
     ) -> None:
         self._probes = probes
         self._layouts = layouts
         self._devices = devices
         self._ring_pages = ring_pages
+        self._content = content
         self._attached: dict[str, list[Attachment]] = {}
         self._attacher: Attacher | None = None
         self._fentry = Fentry()
@@ -154,6 +158,7 @@ class Capture:
             self._layouts,
             by_fentry=by_fentry,
             filtered=bool(self._devices),
+            content=self._content,
             ring_pages=self._ring_pages,
         )
         self._bpf = _compile(bcc, text)

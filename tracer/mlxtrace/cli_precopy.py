@@ -58,6 +58,11 @@ Examples:
     help="Trace mlx5 VFs, or what any driver of VFIO migration does.",
 )
 @click.option("--without", multiple=True, metavar="PROBE", help="Leave an optional probe out.")
+@click.option(
+    "--content",
+    is_flag=True,
+    help="Also sum up what is in the streams, so that source and target can be compared.",
+)
 @click.option("--live", is_flag=True, help="Show a dashboard that redraws, on a terminal.")
 @cli_display.options
 @click.argument("min_ms", required=False, type=cli_display.MILLISECONDS)
@@ -74,6 +79,7 @@ def command(
     ring_pages: int,
     driver: str,
     without: tuple[str, ...],
+    content: bool,
     dry_run: bool,
     ebpf: bool,
     live: bool,
@@ -116,6 +122,7 @@ def command(
         command=_words(command_line or ""),
         without=without,
         generic=driver == "any",
+        content=content,
         live=live,
         selection=cli_display.selection(
             pid=pid, interval_s=interval_s, failures_only=failures_only, min_ms=min_ms

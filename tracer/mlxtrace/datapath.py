@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxtrace.events import Drain, End, Event, Histogram, Read, Save
+from mlxtrace.content import MODULUS
+from mlxtrace.events import Content, Drain, End, Event, Histogram, Read, Save
 from mlxtrace.mailbox import errno_name
 from mlxtrace.records import BUCKETS, FLAG_LAST, FLAG_POSITION, MEASURES, Raw
 
@@ -37,6 +38,7 @@ class DataPath:
         self._saves: dict[int, Save] = {}
         self._counts: dict[tuple[int, int], list[int]] = {}
         self._told: dict[tuple[int, int, int], list[int]] = {}
+        self._content: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def begin(self, session: int) -> None:
         """A session begins, and with it a stream."""
@@ -166,6 +168,24 @@ class DataPath:
                 measure=MEASURES[measure],
                 counts=delta,
             )
+
+    def content(self, raw: Raw) -> Iterator[Event]:
+        """The totals of what was looked at in one direction."""
+        direction, *found = raw.value[:4]
+        if direction >= len(_DIRECTIONS):
+            return
+        before = self._content.get((raw.vdev, direction), (0, 0, 0))
+        self._content[raw.vdev, direction] = tuple(found)
+        added, looked_at, missed = (now - then for now, then in zip(found, before, strict=True))
+        yield Content(
+            bdf=self.bdf,
+            boot_ns=raw.boot_ns,
+            session=self.session,
+            direction=_DIRECTIONS[direction],
+            content_sum=added % MODULUS,
+            samples=max(0, looked_at - missed),
+            missed_samples=max(0, missed),
+        )
 
     def reason(self, *, in_flight: bool) -> str:
         """Why a read finds no data for now; the ioctl before it explains only one of them."""

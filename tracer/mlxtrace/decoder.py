@@ -47,6 +47,7 @@ class Decoder:
             Kind.HEADER: VfSession.header,
             Kind.DRAINED: VfSession.drained,
             Kind.HISTOGRAM: VfSession.histogram,
+            Kind.CONTENT: VfSession.content,
             Kind.FRAME: VfSession.frame,
             Kind.RESET: VfSession.reset,
             Kind.SESSION_END: VfSession.session_end,

@@ -230,6 +230,19 @@ class Histogram(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Content(Event):
+    """What went through the reads or writes of a VF since its last such event, as a sum."""
+
+    type: ClassVar[str] = "content"
+
+    session: int
+    direction: str
+    content_sum: int
+    samples: int
+    missed_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Load(Event):
     """One LOAD_VHCA_STATE command on a target."""
 
@@ -358,6 +371,11 @@ class Summary(Event):
     held_bytes_max: int
     mkeys: int
     mkey_ns: int
+    read_content_sum: int | None
+    read_content_samples: int | None
+    written_content_sum: int | None
+    written_content_samples: int | None
+    content_missed_samples: int | None
     gap_bytes: int
     precopy_ns: int
     stopped_ns: int

@@ -76,6 +76,7 @@ class Flows:
         self._places = places
         self._devices = devices
         self._told: dict[tuple[int, int, int], Counts] = {}
+        self._content: dict[tuple[int, int], Counts] = {}
 
     def after(self, raw: records.Raw) -> Iterator[bytes]:
         """Yield the records of the device's histograms, if ``raw`` may end a session.
@@ -108,6 +109,12 @@ class Flows:
             yield from self._changed(key.value, device)
 
     def _changed(self, vdev: int, device: Any, boot_ns: int | None = None) -> Iterator[bytes]:
+        # The program has none unless it was asked to look at the content.
+        for direction, content in enumerate(getattr(device, "content", ())):
+            found = (int(content.sum), int(content.samples), int(content.missed))
+            if found != self._content.get((vdev, direction), (0, 0, 0)):
+                self._content[vdev, direction] = found
+                yield own_record(Kind.CONTENT, vdev, (direction, *found), boot_ns=boot_ns)
         for direction, flow in enumerate(device.flow):
             for measure, name in enumerate(_HISTOGRAMS):
                 counts = tuple(int(count) for count in getattr(flow, name))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlxtrace.join_sessions import Host, Start, Stop, Stream
     from mlxtrace.replay import Replay
 
+SAME, DIFFERS = "same", "differs"
 SAME_BOOT, REALTIME, STREAM = "boot", "realtime", "stream"
 
 
@@ -54,6 +55,7 @@ class Downtime:
     target_session: int
     stream_bytes: int
     images: int
+    content: str
     clock: str
     downtime_ns: int
     at_least_ns: int
@@ -212,6 +214,13 @@ def _sizes(streams: list[Stream]) -> str:
     return f"stream{'' if len(streams) == 1 else 's'} of {shown}{rest} bytes"
 
 
+def _content(read: Stream, written: Stream) -> str:
+    """Tell whether what was written is what was read; "" where that is not known."""
+    if not read.content or not written.content or read.content_missed or written.content_missed:
+        return ""
+    return SAME if read.content == written.content else DIFFERS
+
+
 def _downtime(
     source: Side, target: Side, read: Stream, written: Stream, stop: Stop, start: Start
 ) -> Downtime:
@@ -235,6 +244,7 @@ def _downtime(
         target_session=written.session,
         stream_bytes=read.size,
         images=len(read.images),
+        content=_content(read, written),
         clock=SAME_BOOT if same else REALTIME if offset == clocks.offset_ns else STREAM,
         downtime_ns=total,
         at_least_ns=total - (most - offset),

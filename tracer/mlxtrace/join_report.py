@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, TextIO
 
 from mlxtrace import join
+from mlxtrace.content import STEP_BYTES
 from mlxtrace.recording import UnreadableError
 from mlxtrace.replay import Replay
 from mlxtrace.report import to_stderr
@@ -27,7 +28,7 @@ def report(
     as_json: bool = False,
     warn: Callable[[str], None] = to_stderr,
 ) -> bool:
-    """Print the downtimes; return whether nothing is lost, and the clocks agree with the stream.
+    """Print the downtimes; return whether nothing is lost, and clocks and contents agree.
 
     Raises:
         Error: a recording cannot be read, or they have no migration in common.
@@ -47,7 +48,8 @@ def report(
     for side in sides:
         if not side.complete:
             warn(f"something of {side.path} is lost: mlxtrace report {side.path.name} tells what")
-    return all(side.complete for side in sides) and not any(d.contradiction_ns for d in found)
+    good = not any(d.contradiction_ns or d.content == join.DIFFERS for d in found)
+    return good and all(side.complete for side in sides)
 
 
 def text(downtime: Downtime) -> Iterator[str]:
@@ -56,6 +58,10 @@ def text(downtime: Downtime) -> Iterator[str]:
     source = f"{downtime.bdf} on {downtime.host[:24]}"
     yield f"{source} -> {downtime.target_bdf} on {downtime.target_host[:24]}"
     yield f"  stream        {downtime.stream_bytes} bytes, {images}"
+    if downtime.content == join.SAME:
+        yield f"  content       the same, as far as was looked at: one byte of {STEP_BYTES}"
+    elif downtime.content:
+        yield "  content       DIFFERS: what was written is not what was read"
     yield f"  downtime  {_ms(downtime.downtime_ns)}   {_range(downtime)}"
     held = (
         ""

@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlxtrace.events import End, Event, Load, Lost, Read, Save, State
+from mlxtrace.content import MODULUS
+from mlxtrace.events import Content, End, Event, Load, Lost, Read, Save, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,6 +42,8 @@ class Stream:
         images: sizes in bytes of what was saved or loaded; None where one is not known.
         firmware: end and duration in ns of the SAVEs or LOADs.
         end_ns: boot_ns of the end of the stream; of the last data where no end was read.
+        content: sum of its content, and of how many bytes; None if none was taken.
+        content_missed: whether bytes that were to be in the sum could not be read.
     """
 
     bdf: str
@@ -49,6 +52,14 @@ class Stream:
     images: list[int | None] = field(default_factory=list)
     firmware: list[tuple[int, int]] = field(default_factory=list)
     final_end_ns: int | None = None
+    content: tuple[int, int] | None = None
+    content_missed: bool = False
+
+    def add_content(self, event: Content) -> None:
+        """Take a sum of its content into account."""
+        total, samples = self.content or (0, 0)
+        self.content = ((total + event.content_sum) % MODULUS, samples + event.samples)
+        self.content_missed = self.content_missed or event.missed_samples > 0
 
     @property
     def size(self) -> int:
@@ -118,7 +129,7 @@ def collect(events: Iterable[Event]) -> Host:
     host = Host()
     streams: dict[tuple[str, int, str], Stream] = {}
 
-    def stream(event: Read | End | Save | Load, direction: str) -> Stream:
+    def stream(event: Read | End | Save | Load | Content, direction: str) -> Stream:
         assert event.bdf is not None
         key = (event.bdf, event.session, direction)
         return streams.setdefault(key, Stream(event.bdf, event.session))
@@ -137,6 +148,8 @@ def collect(events: Iterable[Event]) -> Host:
                 begin = parts[-1].end if parts else 0
                 end = begin + event.bytes
                 parts.append(Part(begin, end, event.first_boot_ns, event.last_boot_ns))
+            case Content():
+                stream(event, event.direction).add_content(event)
             case End() if event.kind == "final":
                 final = stream(event, event.direction)
                 final.final_end_ns = final.final_end_ns or event.boot_ns

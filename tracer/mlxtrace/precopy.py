@@ -51,6 +51,7 @@ class Options:
     command: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     generic: bool = False
+    content: bool = False
     selection: Selection = EVERYTHING
     live: bool = False
     argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
@@ -67,6 +68,7 @@ def source(options: Options) -> str:
         _layouts(options),
         by_fentry=by_fentry,
         filtered=bool(options.devices),
+        content=options.content,
         ring_pages=options.ring_pages,
     )
 
@@ -105,7 +107,7 @@ def run(options: Options, stream: TextIO) -> int:
     _check(options)
     layouts = _layouts(options)
     load_bcc()
-    capture = Capture(probes, layouts, names, options.ring_pages)
+    capture = Capture(probes, layouts, names, options.ring_pages, content=options.content)
     states = [state.to_json() for state in capture.start()]
     header = output.new_header(
         clock=host.clocks(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from genbindings import resources
 from genbindings.errors import Error
+from mlxtrace import content as content_sums
 from mlxtrace import counters, records
 from mlxtrace.catalogue import NUMBERS, SEVENTH_ARGUMENT, Probe
 from mlxtrace.mailbox import Opcode
@@ -39,6 +40,7 @@ def render(
     *,
     by_fentry: Collection[str] = (),
     filtered: bool = False,
+    content: bool = False,
     ring_pages: int = RING_PAGES,
     machine: str | None = None,
 ) -> str:
@@ -49,6 +51,7 @@ def render(
         layouts: the offsets.
         by_fentry: names of the probes whose handlers are for fentry and fexit, not for kprobes.
         filtered: whether only devices in the map ``wanted_names`` are traced.
+        content: whether the streams' bytes are looked at, see :mod:`mlxtrace.content`.
         ring_pages: size of the ring, a power of two.
         machine: architecture by ``platform.machine()``, of this host if None.
 
@@ -64,6 +67,8 @@ def render(
         constants=[(name, int(value)) for name, value in _constants(layouts)],
         buckets=records.BUCKETS,
         by_fentry=names & set(by_fentry),
+        content=content,
+        content_factor=content_sums.FACTOR,
         counter_count=counters.COUNT,
         filtered=filtered,
         generic=layouts.generic,
@@ -110,6 +115,9 @@ def _constants(layouts: Layouts) -> list[tuple[str, int]]:
         ("FEATURE_PROBE", uapi.VFIO_DEVICE_FEATURE_PROBE),
         ("FEATURE_STATE", uapi.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE),
         ("FEATURE_DATA_SIZE", uapi.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE),
+        ("CONTENT_STEP", content_sums.STEP_BYTES),
+        ("CONTENT_MOST", content_sums.SAMPLES_A_CALL),
+        ("CONTENT_SHIFT", content_sums.SHIFT),
         ("ERRNO_NOMSG", errno.ENOMSG),
         ("ERRNO_AGAIN", errno.EAGAIN),
         ("CLASS_DATA", 0),

@@ -95,6 +95,9 @@ class Kind(enum.IntEnum):
     """start, bytes of a stop-copy; result: errno."""
     HEADER = 22
     """Of a record in a written stream: its place, 24 bytes as 3 words, how many bytes were read."""
+    CONTENT = 23
+    """Made by the reader of the ring, totals: direction (0 read, 1 write), sum, how many bytes were
+    to be in it, how many of them are not."""
 
 
 class Raw(NamedTuple):

@@ -171,6 +171,10 @@ class VfSession:
         """An image was read to its end."""
         return self.data.drained(raw)
 
+    def content(self, raw: Raw) -> Iterator[Event]:
+        """The sum of what went through reads or writes."""
+        return self.data.content(raw)
+
     def histogram(self, raw: Raw) -> Iterator[Event]:
         """A part of a histogram of reads or writes."""
         return self.data.histogram(raw)

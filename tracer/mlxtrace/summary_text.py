@@ -6,6 +6,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
+from mlxtrace.content import STEP_BYTES
 from mlxtrace.units import count, milliseconds, rate, size
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def _saving(event: Summary) -> Iterator[str]:
             f"{event.temporary_ends_in_flight} SAVE in flight, "
             f"{event.temporary_ends_fallback} fallback, {event.temporary_ends_unasked} nobody asked"
         )
+    yield from _content(event, event.read_content_sum, event.read_content_samples)
     if event.gap_bytes:
         yield f"  gaps      {event.gap_bytes} bytes of the stream went past the probe"
     if event.aborts:
@@ -79,6 +81,15 @@ def _saving(event: Summary) -> Iterator[str]:
         )
     yield from _save_times(event)
     yield from _downtime(event)
+
+
+def _content(event: Summary, total: int | None, samples: int | None) -> Iterator[str]:
+    if total is None:
+        return
+    missed = ""
+    if event.content_missed_samples:
+        missed = f"; {event.content_missed_samples} could not be read: nothing to compare"
+    yield f"  content   sum {total:013x} of {samples} bytes, one of {STEP_BYTES}{missed}"
 
 
 def verdict(converging: bool | None) -> str:
@@ -140,6 +151,7 @@ def _resuming(event: Summary) -> Iterator[str]:
         f"by {event.loads} LOADs, {event.failed_loads} failed"
     )
     yield f"  stream    {event.written_bytes} bytes in {event.write_calls} writes"
+    yield from _content(event, event.written_content_sum, event.written_content_samples)
     yield (
         f"  LOAD      firmware {milliseconds(event.load_fw_ns)} ms in all, "
         f"the last one {milliseconds(event.final_load_ns)} ms"

@@ -12,6 +12,7 @@ from mlxtrace.events import (
     Abort,
     Buffer,
     Command,
+    Content,
     Drain,
     End,
     Estimate,
@@ -100,6 +101,9 @@ class Text:
                 yield self._buffer(event)
             case Drain() if self._verbose:
                 yield self._drain(event)
+            case Content() if self._verbose:
+                what = f"{event.direction} {event.content_sum:013x} of {event.samples} bytes"
+                yield self._row(event, "DATA", what)
             case Histogram() if self._verbose:
                 yield from self._histogram(event)
             case Load():

@@ -6,12 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlxtrace.content import MODULUS
 from mlxtrace.convergence import Convergence, spread
 from mlxtrace.downtime import Downtime
 from mlxtrace.events import (
     Abort,
     Buffer,
     Command,
+    Content,
     Drain,
     End,
     Estimate,
@@ -80,6 +82,8 @@ class Totals:
     queues_ns: list[int] = field(default_factory=list)
     downtime: Downtime = field(default_factory=Downtime)
     convergence: Convergence = field(default_factory=Convergence)
+    content: dict[str, tuple[int, int]] = field(default_factory=dict)
+    content_missed: int | None = None
     _precopy_from: int | None = None
     _stopped_from: int | None = None
 
@@ -132,6 +136,11 @@ class Totals:
                 if self._precopy_from is not None:
                     self.precopy_ns += event.boot_ns - self._precopy_from
                     self._precopy_from = None
+            case Content():
+                total, samples = self.content.get(event.direction, (0, 0))
+                total = (total + event.content_sum) % MODULUS
+                self.content[event.direction] = (total, samples + event.samples)
+                self.content_missed = (self.content_missed or 0) + event.missed_samples
             case Command():
                 pass
 
@@ -193,6 +202,11 @@ class Totals:
             held_bytes_max=self.held_bytes_max,
             mkeys=self.mkeys,
             mkey_ns=self.mkey_ns,
+            read_content_sum=self.content.get("read", (None, None))[0],
+            read_content_samples=self.content.get("read", (None, None))[1],
+            written_content_sum=self.content.get("write", (None, None))[0],
+            written_content_samples=self.content.get("write", (None, None))[1],
+            content_missed_samples=self.content_missed,
             gap_bytes=sum(abs(gap) for gap in self.gaps.values()),
             precopy_ns=self.precopy_ns,
             stopped_ns=self.stopped_ns,
