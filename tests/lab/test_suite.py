@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlxtrace import agreement
+from mlxtrace import agreement, join_report
+from mlxtrace.content import STEP_BYTES
 from mlxtrace.report import report
 from mlxtrace.streamcheck import examine
 from tests.lab.conftest import CARRIED, KERNEL
@@ -75,6 +76,18 @@ def test_the_trace_and_the_client_agree_on_every_figure(suite: Suite) -> None:
     assert client["final_images"] == 1
     assert client["final_ends"] == 1
     assert client["state_hashes_equal"] is True
+
+
+def test_what_was_written_is_what_was_read(suite: Suite) -> None:
+    source, target = (summary(suite["traced"], vf) for vf in (VF0, VF1))
+    assert source["read_content_samples"] == -(-source["read_bytes"] // STEP_BYTES)
+    for what in ("sum", "samples"):
+        assert source[f"read_content_{what}"] == target[f"written_content_{what}"] > 0
+    assert (source["content_missed_samples"], target["content_missed_samples"]) == (0, 0)
+    recording = suite["traced"].folder / "trace.mlxrec"
+    text = io.StringIO()
+    assert join_report.report(recording, recording, text)
+    assert "  content       the same" in text.getvalue()
 
 
 def test_the_firmware_is_the_third_witness(suite: Suite) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlxtrace import agreement
+from mlxtrace.content import MODULUS
 from mlxtrace.report import report
 from tests.lab.conftest import CARRIED, KERNEL
 from tests.lab.test_suite import VF0, VF1
@@ -73,6 +74,12 @@ def test_two_processes_that_save_at_once_are_told_apart(ran: Ran) -> None:
         told = json.loads((ran.folder / f"late/{name}.json").read_text())
         images = [each["image_bytes"] for each in of(events, "save", bdf)]
         assert images[-late["saves"][bdf] :] == told["image_bytes"]
+        contents = of(events, "content", bdf)
+        of_this = [each for each in contents if each["session"] == contents[-1]["session"]]
+        total = sum(each["content_sum"] for each in of_this) % MODULUS
+        samples = sum(each["samples"] for each in of_this)
+        assert [total, samples] == late["contents"][name]
+        assert {each["missed_samples"] for each in of_this} == {0}
     (second,) = of(events, "summary", VF1)
     told = json.loads((ran.folder / "late/second.json").read_text())
     assert (second["saves"], second["read_bytes"]) == (late["saves"][VF1], told["read_bytes"])

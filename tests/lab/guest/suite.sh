@@ -87,7 +87,7 @@ two_hosts() {
 	return $status
 }
 
-scenario traced traced
+scenario traced traced --content
 scenario cancels mlxtrace precopy -d "$MLXLAB_VF0" -w trace.mlxrec \
 	-c "env PYTHONPATH=$here/../../.. python -m tests.lab.guest.cancels cancels.json"
 scenario flood mlxtrace precopy -w trace.mlxrec -c "python $here/flood.py flood.json"

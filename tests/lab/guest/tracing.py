@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 from tests.lab.guest.stress.rig import counter, drain
 
 from mlxlab import firmware
+from mlxtrace import streamfile
+from mlxtrace.content import content_sum
 from mlxtrace.vfio import Device, End, State
 
 if TYPE_CHECKING:
@@ -85,6 +87,13 @@ def migrate(folder: Path, name: str, *words: str) -> subprocess.Popen[bytes]:
         )
 
 
+def content_of(path: Path) -> tuple[int, int]:
+    """Return the content sum of a stream file, which is removed, and of how many bytes it is."""
+    data = b"".join(streamfile.load(path).chunks())
+    path.unlink()
+    return content_sum(data)
+
+
 def late(folder: Path) -> dict[str, Any]:
     """A session is under way when the tracer comes; then two processes save two VFs at once."""
     before = saves()
@@ -102,7 +111,7 @@ def late(folder: Path) -> dict[str, Any]:
             else:
                 assert stream.wait(5)
         early, seen_early = saves(), seen
-        with tracer(folder, "-w", "trace.mlxrec") as process:
+        with tracer(folder, "--content", "-w", "trace.mlxrec") as process:
             assert drain(stream, take) is End.TEMPORARY
             stream.precopy_info()
             assert drain(stream, take) is End.TEMPORARY
@@ -120,13 +129,13 @@ def late(folder: Path) -> dict[str, Any]:
             statuses = [each.wait(PATIENCE_S) for each in both]
             process.send_signal(signal.SIGINT)
     firmware.apply(VF1, ["size_bytes=8388608"])
-    for name in ("first", "second"):
-        (folder / f"{name}.mlxstream").unlink()
+    contents = {name: content_of(folder / f"{name}.mlxstream") for name in ("first", "second")}
     after = saves()
     return {
         "status": process.returncode,
         "migrations": statuses,
         "pids": [os.getpid(), *(each.pid for each in both)],
+        "contents": contents,
         "early_bytes": seen_early,
         "late_bytes": seen - seen_early,
         "early_saves": early[VF0] - before[VF0],
