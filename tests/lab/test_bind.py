@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.conftest import CARRIED, GUEST
+from tests.lab.conftest import CARRIED, GUEST, UNLOAD
 from tests.lab.test_suite import VF0, VF1, one_line
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.lab
 @pytest.mark.parametrize("kernel", [CARRIED])
 def test_vfs_of_other_drivers_are_bound_and_given_back(labs: Labs, kernel: str) -> None:
     lab = labs.on(kernel)
-    done = lab.run("bind", "sh", GUEST / "bind.sh")
+    done = lab.run("bind", "sh", "-c", f"sh {GUEST}/bind.sh && {UNLOAD}")
     assert done.returncode == 0, done.stdout + done.stderr
     said = {file.name: file.read_text() for file in (lab.out / "bind").iterdir()}
     assert said["before"].split("\n")[:2] == [f"{VF0}  (null)", f"{VF1} vfio-pci vfio-pci"]

@@ -12,7 +12,7 @@ import pytest
 from mlxtrace import agreement
 from mlxtrace.content import MODULUS
 from mlxtrace.report import report
-from tests.lab.conftest import CARRIED, KERNEL
+from tests.lab.conftest import CARRIED, KERNEL, UNLOAD
 from tests.lab.test_suite import VF0, VF1
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class Ran:
 
     def __init__(self, lab: Lab) -> None:
         self.folder = lab.out / "tracing"
-        words = ["python", "-m", "tests.lab.guest.tracing", str(self.folder)]
-        done = lab.run("tracing", *words, timeout_s=900)
+        script = f"python -m tests.lab.guest.tracing {self.folder} && {UNLOAD}"
+        done = lab.run("tracing", "sh", "-c", script, timeout_s=900)
         assert done.returncode == 0, done.stdout + done.stderr
         self.found: dict[str, Any] = json.loads((self.folder / "tracing.json").read_text())
 
