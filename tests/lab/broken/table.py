@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from mlxtrace.checks import all_checks
 
-ASSERTIONS = ("left_at_exit", "pd_busy", "resume_incomplete")
+ASSERTIONS = (
+    "left_at_exit",
+    "pd_busy",
+    "resume_incomplete",
+    "track_suspended",
+    "wrong_order",
+)
 """What the firmware has to say of some of the mistakes."""
 
 # The checks that all mistakes in FAILS are asked for.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 KILLED = 6
 KILLED_SAVE_S = 0.02
 RACE_S = 0.5
+MEETINGS = 8
 ANSWER_S = 20.0
 MIB = 1 << 20
 # What a call may say that meets a reset or a change of state by another thread.
@@ -107,6 +108,47 @@ def racing_threads(context: Context) -> None:
 )
 def racing_resets(context: Context) -> None:
     _let_race(context, resets=True)
+    subject = context.source
+    fd, flags = subject.fileno(), subject.flags
+    child = Child(lambda: _meet(fd, fsm.states(flags)), keep=[fd])
+    try:
+        said = child.result(ANSWER_S)["said"]
+    except TimeoutError as error:
+        child.kill()
+        raise NoAnswerError(f"resets that meet changes of state: {error}") from None
+    names = ", ".join(raw.answer(int(number)) for number in said)
+    what = f"STOP and RUNNING, after each of {MEETINGS} resets that met a change of state, said"
+    context.expect(not any(said), what, names, "ok, since a device that was reset runs")
+    subject.back()
+
+
+def _meet(fd: int, states: Sequence[State]) -> dict[str, Any]:
+    """Have resets meet changes of state; return what STOP and RUNNING said after each."""
+    aims = [each for each in (State.PRE_COPY, State.STOP_COPY, State.RUNNING) if each in states]
+    said: list[int] = []
+
+    def ask(state: State) -> int:
+        answer = raw.set_state(fd, state)
+        if answer.errno == 0 and answer.data_fd >= 0:
+            os.close(answer.data_fd)
+        return answer.errno
+
+    for number in range(MEETINGS):
+        over = threading.Event()
+
+        def change(over: threading.Event = over) -> None:
+            while not over.is_set():
+                for aim in aims:
+                    ask(aim)
+
+        thread = threading.Thread(target=change, daemon=True)
+        thread.start()
+        time.sleep(0.003 + 0.007 * number)
+        raw.ioctl(fd, uapi.VFIO_DEVICE_RESET, 0)
+        over.set()
+        thread.join()
+        said += [ask(State.STOP), ask(State.RUNNING)]
+    return {"said": said}
 
 
 def _let_race(context: Context, *, resets: bool) -> None:
