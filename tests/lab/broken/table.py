@@ -21,7 +21,7 @@ ASKED = frozenset({
     "C14", "C15", "C16", "C17", "C17.once", "C18", "C19", "C20", "C21", "C22", "C23", "C24",
     "C24.compat", "C25", "C26", "C27", "C28", "C29", "C30", "C30.optional", "C31.absent",
     "C31.truncated", "C32", "C32.pointer", "C32.record", "C33", "C34", "C35", "C35.ioctl",
-    "C35.unbind", "C36", "C37", "C38", "C39", "C40", "C41", "C42", "C43", "C46",
+    "C35.unbind", "C36", "C37", "C38", "C39", "C40", "C41", "C42", "C42.reset", "C43", "C46",
 })
 # fmt: on
 
