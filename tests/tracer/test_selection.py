@@ -15,7 +15,7 @@ from mlxtrace import bulk, devices, output, recording, records, report
 from mlxtrace.cli import group
 from mlxtrace.counters import Counters
 from mlxtrace.decoder import Decoder
-from mlxtrace.events import Histogram
+from mlxtrace.events import Content, Histogram
 from mlxtrace.intervals import Intervals
 from mlxtrace.selection import Selection
 
@@ -196,14 +196,27 @@ def test_the_last_interval_is_as_short_as_it_is(chunks: list[bytes]) -> None:
     assert sums[-1]["boot_ns"] == END_NS
 
 
-def test_a_histogram_does_not_end_an_interval() -> None:
-    def histogram(boot_ns: int) -> Histogram:
-        return Histogram(
-            bdf=ONE, boot_ns=boot_ns, session=1, direction="read", measure="size_bytes", counts=[1]
-        )
-
+@pytest.mark.parametrize(
+    "fetched",
+    [
+        Histogram(
+            bdf=ONE, boot_ns=35, session=1, direction="read", measure="size_bytes", counts=[1]
+        ),
+        Content(
+            bdf=ONE,
+            boot_ns=35,
+            session=1,
+            direction="read",
+            content_sum=1,
+            samples=1,
+            missed_samples=0,
+        ),
+    ],
+    ids=["histogram", "content"],
+)
+def test_what_was_fetched_late_does_not_end_an_interval(fetched: Event) -> None:
     sums = Intervals(0, 10)
-    assert sums.add(histogram(35)) == []
+    assert sums.add(fetched) == []
     assert [interval.boot_ns for interval in sums.until(20)] == [10, 20]
 
 

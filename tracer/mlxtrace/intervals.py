@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlxtrace.events import Event, Histogram, Ioctl, Load, Read, Save, State
+from mlxtrace.events import Content, Event, Histogram, Ioctl, Load, Read, Save, State
 from mlxtrace.selection import is_failure
 
 _MOST = 1_000_000
@@ -103,8 +103,9 @@ class Intervals:
 
     def add(self, event: Event) -> list[Interval]:
         """Add ``event`` up; return the intervals that were over before it."""
-        # A histogram's time is when it was fetched, and what the kernel told before may come after.
-        over = [] if isinstance(event, Histogram) else self.until(event.boot_ns)
+        # Their time is when they were fetched, and what the kernel told before may come after.
+        fetched = isinstance(event, (Histogram, Content))
+        over = [] if fetched else self.until(event.boot_ns)
         sums = self._sums.setdefault(event.bdf, _Sums())
         self._states.setdefault(event.bdf, "")
         sums.add(event)
