@@ -8,6 +8,8 @@ place show; a few that changed may not.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 STEP_BYTES = 512
 SAMPLES_A_CALL = 4096
 """At most so many are looked at in one call; what is beyond them in a longer one is missed."""
@@ -32,3 +34,24 @@ def content_sum(data: bytes, begin: int = 0) -> tuple[int, int]:
         total += mixed >> SHIFT
         samples += 1
     return total % MODULUS, samples
+
+
+@dataclass(slots=True)
+class ContentSum:
+    """The sums of one direction of one stream or more, added up.
+
+    Attributes:
+        total: their sum.
+        samples: of how many bytes it is.
+        missed_samples: how many more it was to be of; they could not be read.
+    """
+
+    total: int = 0
+    samples: int = 0
+    missed_samples: int = 0
+
+    def add(self, total: int, samples: int, missed_samples: int) -> None:
+        """Add the sum of another part."""
+        self.total = (self.total + total) % MODULUS
+        self.samples += samples
+        self.missed_samples += missed_samples

@@ -216,7 +216,8 @@ def _sizes(streams: list[Stream]) -> str:
 
 def _content(read: Stream, written: Stream) -> str:
     """Tell whether what was written is what was read; "" where that is not known."""
-    if not read.content or not written.content or read.content_missed or written.content_missed:
+    sums = (read.content, written.content)
+    if any(each is None or each.missed_samples for each in sums):
         return ""
     return SAME if read.content == written.content else DIFFERS
 

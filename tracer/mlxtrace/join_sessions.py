@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlxtrace.content import MODULUS
+from mlxtrace.content import ContentSum
 from mlxtrace.events import Content, End, Event, Load, Lost, Read, Save, State
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class Stream:
         images: sizes in bytes of what was saved or loaded; None where one is not known.
         firmware: end and duration in ns of the SAVEs or LOADs.
         end_ns: boot_ns of the end of the stream; of the last data where no end was read.
-        content: sum of its content, and of how many bytes; None if none was taken.
-        content_missed: whether bytes that were to be in the sum could not be read.
+        content: the sum of its content; None if none was taken.
     """
 
     bdf: str
@@ -52,14 +51,12 @@ class Stream:
     images: list[int | None] = field(default_factory=list)
     firmware: list[tuple[int, int]] = field(default_factory=list)
     final_end_ns: int | None = None
-    content: tuple[int, int] | None = None
-    content_missed: bool = False
+    content: ContentSum | None = None
 
     def add_content(self, event: Content) -> None:
         """Take a sum of its content into account."""
-        total, samples = self.content or (0, 0)
-        self.content = ((total + event.content_sum) % MODULUS, samples + event.samples)
-        self.content_missed = self.content_missed or event.missed_samples > 0
+        self.content = self.content or ContentSum()
+        self.content.add(event.content_sum, event.samples, event.missed_samples)
 
     @property
     def size(self) -> int:

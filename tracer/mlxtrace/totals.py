@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlxtrace.content import MODULUS
+from mlxtrace.content import ContentSum
 from mlxtrace.convergence import Convergence, spread
 from mlxtrace.downtime import Downtime
 from mlxtrace.events import (
@@ -82,8 +82,7 @@ class Totals:
     queues_ns: list[int] = field(default_factory=list)
     downtime: Downtime = field(default_factory=Downtime)
     convergence: Convergence = field(default_factory=Convergence)
-    content: dict[str, tuple[int, int]] = field(default_factory=dict)
-    content_missed: int | None = None
+    content: dict[str, ContentSum] = field(default_factory=dict)
     _precopy_from: int | None = None
     _stopped_from: int | None = None
 
@@ -137,10 +136,8 @@ class Totals:
                     self.precopy_ns += event.boot_ns - self._precopy_from
                     self._precopy_from = None
             case Content():
-                total, samples = self.content.get(event.direction, (0, 0))
-                total = (total + event.content_sum) % MODULUS
-                self.content[event.direction] = (total, samples + event.samples)
-                self.content_missed = (self.content_missed or 0) + event.missed_samples
+                found = self.content.setdefault(event.direction, ContentSum())
+                found.add(event.content_sum, event.samples, event.missed_samples)
             case Command():
                 pass
 
@@ -152,6 +149,7 @@ class Totals:
             **spread("queued", self.queues_ns),
             **self.convergence.to_json(boot_ns),
             **self.downtime.to_json(),
+            **self._content(),
         }
         return Summary(
             **derived,
@@ -202,11 +200,6 @@ class Totals:
             held_bytes_max=self.held_bytes_max,
             mkeys=self.mkeys,
             mkey_ns=self.mkey_ns,
-            read_content_sum=self.content.get("read", (None, None))[0],
-            read_content_samples=self.content.get("read", (None, None))[1],
-            written_content_sum=self.content.get("write", (None, None))[0],
-            written_content_samples=self.content.get("write", (None, None))[1],
-            content_missed_samples=self.content_missed,
             gap_bytes=sum(abs(gap) for gap in self.gaps.values()),
             precopy_ns=self.precopy_ns,
             stopped_ns=self.stopped_ns,
@@ -217,6 +210,16 @@ class Totals:
             skipped=counters.skipped if counters else None,
             incomplete_saves=self.incomplete_saves,
         )
+
+    def _content(self) -> dict[str, int | None]:
+        """Return a summary's fields about the content; None where no sum was taken."""
+        fields: dict[str, int | None] = {}
+        for direction, name in (("read", "read"), ("write", "written")):
+            found = self.content.get(direction)
+            fields[f"{name}_content_sum"] = found.total if found else None
+            fields[f"{name}_content_samples"] = found.samples if found else None
+        missed = [found.missed_samples for found in self.content.values()]
+        return {**fields, "content_missed_samples": sum(missed) if missed else None}
 
     def _buffer(self, event: Buffer) -> None:
         held = event.held_bytes
