@@ -51,9 +51,9 @@ def test_the_rules_of_a_log_hold_or_it_is_known_why_not(labs: Labs, kernel: str)
     assert checks.keys() == ABOUT
     for name, line in checks.items():
         known = FAILS[kernel].get(name)
-        wanted = Verdict.FAILED if known else Verdict.PASSED
+        wanted = Verdict.KNOWN_DEVIATION if known else Verdict.PASSED
         assert line["status"] == wanted, line
         assert not known or re.search(ANSWERS[known], line["reason"]), line
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 0, done.stderr
     unload = lab.run("logging-unload", "sh", "-c", UNLOAD)
     assert unload.returncode == 0, unload.stderr

@@ -100,6 +100,10 @@ def test_a_profile_of_the_users_own_is_a_file(tmp_path: Path) -> None:
         ("fails", Status.PASSED, Verdict.PASSED, "known to fail, but holds"),
         ("may-fail", Status.FAILED, Verdict.KNOWN_DEVIATION, ""),
         ("may-fail", Status.PASSED, Verdict.PASSED, "known to fail at times"),
+        ("fails", Status.NOT_OFFERED, Verdict.NOT_OFFERED, "the profile does not say so"),
+        ("fails-if-offered", Status.FAILED, Verdict.KNOWN_DEVIATION, ""),
+        ("fails-if-offered", Status.PASSED, Verdict.PASSED, "known to fail, but holds"),
+        ("fails-if-offered", Status.NOT_OFFERED, Verdict.NOT_OFFERED, ""),
         ("lacks", Status.NOT_OFFERED, Verdict.NOT_OFFERED, ""),
         ("lacks", Status.FAILED, Verdict.FAILED, ""),
         (

@@ -27,6 +27,8 @@ class Kind(enum.StrEnum):
     """What is known of a check; the values are the tables of a profile's file."""
 
     FAILS = "fails"
+    FAILS_IF_OFFERED = "fails-if-offered"
+    """Not every device has what the rule is about; where one has it, the rule is not kept."""
     MAY_FAIL = "may-fail"
     """A race decides whether the rule is kept."""
     LACKS = "lacks"

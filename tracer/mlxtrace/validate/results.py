@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HOLDS, FAILED, NOT_TO_THE_END = 0, 1, 3
 """Exit statuses; 2 is for usage."""
+_MAY_FAIL = (Kind.FAILS, Kind.FAILS_IF_OFFERED, Kind.MAY_FAIL)
 
 
 class Verdict(enum.StrEnum):
@@ -59,11 +60,12 @@ class Result:
         if self.verdict is Verdict.PASSED and self.known:
             return {
                 Kind.FAILS: "known to fail, but holds",
+                Kind.FAILS_IF_OFFERED: "known to fail, but holds",
                 Kind.LACKS: "known to be absent, but is there and holds",
                 Kind.MAY_FAIL: "known to fail at times",
             }.get(self.known.kind, "")
         if self.verdict is Verdict.NOT_OFFERED and (
-            not self.known or self.known.kind is not Kind.LACKS
+            not self.known or self.known.kind not in (Kind.LACKS, Kind.FAILS_IF_OFFERED)
         ):
             return "the profile does not say so"
         return ""
@@ -81,7 +83,7 @@ def judge(
     """Return what ``status`` means for a driver of which ``profile`` is known."""
     known = profile.of(check)
     verdict = Verdict(status)
-    if status is Status.FAILED and known and known.kind in (Kind.FAILS, Kind.MAY_FAIL):
+    if status is Status.FAILED and known and known.kind in _MAY_FAIL:
         verdict = Verdict.KNOWN_DEVIATION
     return Result(check, repeat, verdict, reason, known, tuple(steps), duration_ms)
 
