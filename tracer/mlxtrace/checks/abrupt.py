@@ -103,7 +103,8 @@ def racing_threads(context: Context) -> None:
 @check(
     "C42.reset",
     Level.MUST,
-    "The same beside a thread that resets the device all the time.",
+    "The same beside a thread that resets the device all the time; and after resets that met "
+    "changes of state, STOP and RUNNING succeed.",
     may_hang=True,
 )
 def racing_resets(context: Context) -> None:
