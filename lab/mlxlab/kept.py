@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _SOCKET = "keeper.sock"
+_NOTE = "MLXLAB_KEPT"
 _HINT = "mlxlab run --keep -- COMMAND starts one"
 
 
@@ -49,8 +51,17 @@ class Guest:
 
 
 def note() -> Path:
-    """Return the file that exists while this user's lab is kept."""
-    return cache.root() / "kept.json"
+    """Return the file that exists while a lab is kept: $MLXLAB_KEPT, or one in the cache.
+
+    Who sets the variable has a lab of their own, which no command without it finds.
+    """
+    return Path(os.environ.get(_NOTE) or cache.root() / "kept.json")
+
+
+def stop_command() -> str:
+    """Return the command line, for people, that ends the lab of :func:`note`."""
+    where = os.environ.get(_NOTE)
+    return f"{_NOTE}={shlex.quote(where)} mlxlab stop" if where else "mlxlab stop"
 
 
 def start(

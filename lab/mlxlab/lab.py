@@ -99,7 +99,7 @@ def keep(entry: Entry, job: Job, progress: Progress, idle_s: float) -> Result:
             lock.name_holder(
                 start.lock,
                 f"the kept lab of process {os.getpid()}, which ends after {idle_s / 60:.3g} idle "
-                "minutes, or now by: mlxlab stop",
+                f"minutes, or now by: {kept.stop_command()}",
             )
             kept.start(start.place, command, sockets, start.lock, idle_s)
         with kept.borrowed(progress.note) as guest:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlxlab import kept
+from mlxlab import kept, lock
 from mlxpatch import kernels
 from mlxpatch.progress import Progress
 
@@ -115,7 +115,6 @@ class Labs:
     def __init__(self, folders: pytest.TempPathFactory) -> None:
         self._folders = folders
         self._lab: Lab | None = None
-        assert not kept.note().exists(), "a lab is kept here: mlxlab stop ends it"
 
     def on(self, kernel: str) -> Lab:
         """Return a lab on ``kernel``: the one that is there, or a new one."""
@@ -137,12 +136,30 @@ class Labs:
             assert done.returncode == 0, done.stderr
 
 
+def _wait_for_other_vms(config: pytest.Config) -> None:
+    """Wait until no VM runs: of a lab that somebody keeps, until it was idle for long enough."""
+    captured = config.pluginmanager.getplugin("capturemanager")
+    assert captured
+
+    def say(who: str) -> None:
+        with captured.global_and_fixture_disabled():
+            print(f"\nwaiting for {who}", flush=True)
+
+    with lock.one_vm(say):
+        pass
+
+
 @pytest.fixture(scope="session")
-def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labs]:
-    """The labs that tests share."""
-    shared = Labs(tmp_path_factory)
-    yield shared
-    shared.stop()
+def labs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Labs]:
+    """The labs that tests share. A lab that is kept outside the tests is not found by them."""
+    _wait_for_other_vms(request.config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLXLAB_KEPT", str(tmp_path_factory.mktemp("kept") / "kept.json"))
+        shared = Labs(tmp_path_factory)
+        yield shared
+        shared.stop()
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -123,6 +125,28 @@ def test_without_a_lab_the_message_says_how_to_make_one() -> None:
         assert done.returncode == 125
         assert "no lab is kept" in done.stderr
         assert "mlxlab run --keep" in done.stderr
+
+
+@pytest.mark.usefixtures("no_lab")
+def test_another_run_of_the_tests_waits_for_a_kept_lab_and_does_not_use_it(tmp_path: Path) -> None:
+    assert keep(tmp_path, "true").returncode == 0
+    name = test_without_a_lab_the_message_says_how_to_make_one.__name__
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    others = {key: value for key, value in os.environ.items() if key != "MLXLAB_KEPT"}
+    with subprocess.Popen(
+        [*words, f"{__file__}::{name}"],
+        cwd=REPOSITORY,
+        env=others,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as tests:
+        assert tests.stdout
+        said = next(line for line in tests.stdout if line.startswith("waiting"))
+        assert "the kept lab" in said
+        # The command has to name the lab of these tests.
+        assert said.rstrip().endswith(f"MLXLAB_KEPT={kept.note()} mlxlab stop")
+        subprocess.run(mlxlab("stop"), check=True, capture_output=True)
+        assert "1 passed" in tests.communicate()[0]
 
 
 def keep(out: Path, *command: str, idle: str = "10") -> subprocess.CompletedProcess[str]:
