@@ -26,7 +26,8 @@ pytestmark = pytest.mark.lab
 
 DEBUG = "debug-6.1"
 SERIES = REPOSITORY / "kernel-patches/linux-6.1"
-# Each boot's parts, with the counts that issue 6 asks for; a boot of all is too long to look into.
+# Each boot's parts, with the counts that the cover letter names; a boot of all is too long to look
+# into.
 WHOLE = {
     "cycles": "--parts cycles,storm --cycles 500 --storm 2000",
     "faults, first half": "--parts knobs --knobs 1/2",

@@ -11,7 +11,7 @@ from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.core import Level, NotOfferedError, check
 from mlxtrace.checks.states import expect_on_the_way
 from mlxtrace.checks.transfer import READ_BYTES, expect_loads, whole_stream
-from mlxtrace.stream import FLAG_OPTIONAL, HEADER, Framing, StreamParser
+from mlxtrace.stream import FLAG_OPTIONAL, HEADER, Framing, StreamParser, Tag
 from mlxtrace.vfio import State
 
 if TYPE_CHECKING:
@@ -61,6 +61,27 @@ def optional_records_skipped(context: Context) -> None:
     cuts = cut(data, [head for head in heads_of(context, data) if head])
     pieces = [piece for part in cuts for piece in (record, empty, part)]
     expect_loads(context, [*pieces, record], "the stream with optional records between its own")
+
+
+@check(
+    "C30.ahead",
+    Level.DRIVER,
+    "How large an image may be is announced as advice: mlx5-vfio-pci loads one that is larger.",
+)
+def larger_than_announced(context: Context) -> None:
+    require_records(context)
+    parser = StreamParser(context.source.framing)
+    data = whole_stream(context)
+    for _ in parser.feed(data):
+        pass
+    pieces = zip(parser.records, cut(data, [each.offset for each in parser.records]), strict=True)
+    rest = [piece for record, piece in pieces if record.tag != Tag.STOP_COPY_SIZE]
+    largest = max(record.size_bytes for record in parser.images)
+    for size in (1, largest // 2, largest - 1):
+        head = HEADER.pack(8, FLAG_OPTIONAL, Tag.STOP_COPY_SIZE) + size.to_bytes(8, "little")
+        expect_loads(
+            context, [head, *rest], f"an image of {largest} bytes after {size} were announced,"
+        )
 
 
 @check(
