@@ -104,6 +104,7 @@ NEAR: dict[str, set[str]] = {
     "split-header": {"C30", "C30.bytes", "C30.vector"},
     "short-read-drops": {"C30.reads"},
     "empty-write-ends": {"C30.vector"},
+    "grown-loses-pages": {"C30.ahead"},
     "cut-record": {"C31.truncated", "C31.ways"},
     "load-failure-ignored": {"C32.harmed"},
     "load-failure-sticks": {"C33.harmed"},
