@@ -178,7 +178,7 @@ class Vf:
         self.memory[MLX5["OFF_VDEV"] + MLX5["OFF_VDEV_DEV"]] = self._device.address
         self.memory[MLX5["OFF_MVDEV_MDEV"]] = 0x9000
         self.memory[MLX5["OFF_MVDEV_VHCA"]] = vhca
-        self._migf: dict[int, Memory] = {}
+        self._files: dict[int, tuple[Memory, Memory]] = {}
         self._out = Memory()
 
     @property
@@ -192,12 +192,13 @@ class Vf:
         file.fill(b"")
         file[MLX5["OFF_FILE_PRIVATE"]] = migf.address
         migf[MLX5["OFF_MIGF_MVDEV"]] = self.memory.address if says_whose else 0
-        self._migf[file.address] = migf
+        # Both stay where they are for as long as this does.
+        self._files[file.address] = file, migf
         return file
 
     def migf(self, file: Memory) -> Memory:
         """What the driver has of a data file."""
-        return self._migf[file.address]
+        return self._files[file.address][1]
 
     def go(self, old: str, new: str, file: Memory | None = None) -> None:
         """A SET_STATE of one arc, which returns ``file``."""

@@ -15,7 +15,7 @@ from .raw_records import INITIAL
 if TYPE_CHECKING:
     from pathlib import Path
 
-ONE = "0000:01:00.1"
+ONE, TWO = "0000:01:00.1", "0000:01:00.2"
 NO_DATA = -42
 """ENOMSG."""
 
@@ -64,3 +64,45 @@ def test_any_driver(tmp_path: Path) -> None:
     vf.go("STOP_COPY", "STOP")
     found = summaries(native)[ONE]
     assert (found.read_bytes, found.final_ends, found.gap_bytes) == (1000, 1, 0)
+
+
+def test_a_file_where_another_devices_file_was(tmp_path: Path) -> None:
+    """Who migrates again while the other one streams does not take its file away."""
+    native = Native(tmp_path, CORE)
+    one, two = CoreVf(native, ONE), CoreVf(native, TWO)
+    file, other = Memory(), Memory()
+    one.go("STOP", "STOP_COPY", file)
+    native.read(file, 1000)
+    one.go("STOP_COPY", "STOP")
+    file.fill(b"")
+    native.as_task(2)
+    two.go("STOP", "STOP_COPY", file)
+    native.read(file, 1000)
+    native.as_task(1)
+    one.go("STOP", "STOP_COPY", other)
+    native.read(other, 500)
+    native.as_task(2)
+    native.read(file, 1000)
+    native.read(file, 0)
+    native.as_task(1)
+    native.read(other, 0)
+    found = summaries(native)
+    assert (found[ONE].read_bytes, found[ONE].final_ends) == (1500, 1)
+    assert (found[TWO].read_bytes, found[TWO].final_ends) == (2000, 1)
+
+
+def test_a_file_that_does_not_say_whose_where_another_devices_was(tmp_path: Path) -> None:
+    """The same for targets before Linux 6.2."""
+    native = Native(tmp_path, MLX5)
+    one, two = Vf(native, ONE), Vf(native, TWO, vhca=8)
+    file = one.file(says_whose=False)
+    one.go("STOP", "RESUMING", file)
+    native.write(file, 1000)
+    one.go("RESUMING", "STOP")
+    # The file of the other one, as far as the driver goes, is where that one's was.
+    two.go("STOP", "RESUMING", file)
+    native.write(file, 1000)
+    one.go("STOP", "RESUMING", one.file(says_whose=False))
+    native.write(file, 1000)
+    two.go("RESUMING", "STOP")
+    assert summaries(native)[TWO].written_bytes == 2000
