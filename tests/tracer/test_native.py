@@ -106,3 +106,19 @@ def test_a_file_that_does_not_say_whose_where_another_devices_was(tmp_path: Path
     native.write(file, 1000)
     two.go("RESUMING", "STOP")
     assert summaries(native)[TWO].written_bytes == 2000
+
+
+def test_the_queue_of_a_session_before_its_first_read(mlx5: Native) -> None:
+    """It does not begin where the last session's stream was read to."""
+    vf = Vf(mlx5, ONE)
+    migrate(vf, 10_000, 1000)
+    file = vf.file()
+    vf.go("STOP", "STOP_COPY", file)
+    vf.save(file, 3000 - 16)
+    vf.save(file, 500 - 16)
+    mlx5.read(file, 1000)
+    vf.save(file, 200 - 16)
+    mlx5.read(file, 2500)
+    vf.save(file, 100 - 16)
+    queues = [(save.queued_images, save.queued_bytes) for save in mlx5.events(Save)]
+    assert queues == [(0, 0), (0, 0), (1, 3000), (2, 2500), (1, 200)]
