@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mlxtrace.events import Drain, Save, State, Summary
+from mlxtrace.events import Buffer, Drain, Save, State, Summary
 
-from .native import BUFFERS, CORE, MLX5, CoreVf, Memory, Native, Vf
+from .native import BUFFERS, CORE, KERNEL, MLX5, CoreVf, Memory, Native, Vf
 from .raw_records import INITIAL
 
 if TYPE_CHECKING:
@@ -122,3 +123,24 @@ def test_the_queue_of_a_session_before_its_first_read(mlx5: Native) -> None:
     vf.save(file, 100 - 16)
     queues = [(save.queued_images, save.queued_bytes) for save in mlx5.events(Save)]
     assert queues == [(0, 0), (0, 0), (1, 3000), (2, 2500), (1, 200)]
+
+
+@pytest.mark.parametrize("in_pages", [False, True])
+def test_a_buffer_is_asked_for_in_bytes_or_in_pages(tmp_path: Path, in_pages: bool) -> None:
+    offsets = MLX5 | BUFFERS
+    if in_pages:
+        offsets["OFF_BUFFER_PAGES"] = offsets.pop("OFF_BUFFER_ALLOCATED")
+    native = Native(tmp_path, offsets)
+    vf = Vf(native, ONE)
+    file, buffer = vf.file(), Memory()
+    vf.go("STOP", "STOP_COPY", file)
+    page = resource.getpagesize()
+    buffer[BUFFERS["OFF_BUFFER_ALLOCATED"]] = 4 if in_pages else 4 * page
+    asked = 3 if in_pages else 3 * page - 1
+    # Of a register that takes 32 bits, the others may have anything.
+    noise = 0xABC << 32 if in_pages else 0
+    native.call("enter_buffer_alloc", vf.migf(file).address, noise | asked)
+    native.call("leave_buffer_alloc", result=buffer.address | KERNEL)
+    (event,) = native.events(Buffer)
+    assert event.allocated_bytes == 4 * page
+    assert event.asked_bytes == (3 * page if in_pages else 3 * page - 1)

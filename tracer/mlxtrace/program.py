@@ -73,6 +73,7 @@ def render(
         filtered=filtered,
         generic=layouts.generic,
         has_device_file="OFF_DEVICE_OF_FILE" in layouts.offsets,
+        asked_bytes=_asked_bytes(layouts),
         buffer_bytes=_buffer_bytes(layouts),
         has_buffers=layouts.has_buffers,
         name_words=records.NAME_LENGTH // 8,
@@ -87,9 +88,21 @@ def _buffer_bytes(layouts: Layouts) -> str:
     """The C expression of how much memory ``buffer`` holds."""
     if "OFF_BUFFER_ALLOCATED" in layouts.offsets:
         return "load64(buffer + OFF_BUFFER_ALLOCATED)"
-    if "OFF_BUFFER_PAGES" in layouts.offsets:
+    if _in_pages(layouts):
         return f"(u64)load32(buffer + OFF_BUFFER_PAGES) * {resource.getpagesize()}"
     return "load64(buffer + OFF_BUFFER_LENGTH)"
+
+
+def _asked_bytes(layouts: Layouts) -> str:
+    """The C expression of how much memory is asked for by the call that allocates a buffer."""
+    asked = "PT_REGS_PARM2(ctx)"
+    return f"(u64)(u32){asked} * {resource.getpagesize()}" if _in_pages(layouts) else asked
+
+
+def _in_pages(layouts: Layouts) -> bool:
+    """Whether the driver counts a buffer in pages, as since Linux 6.16, and not in bytes."""
+    offsets = layouts.offsets
+    return "OFF_BUFFER_PAGES" in offsets and "OFF_BUFFER_ALLOCATED" not in offsets
 
 
 def _constants(layouts: Layouts) -> list[tuple[str, int]]:
