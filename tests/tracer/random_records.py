@@ -83,6 +83,11 @@ def streams(draw: st.DrawFn, odd: bool = False) -> list[bytes]:
             # It is bound anew: another device to the kernel, whose totals begin at 0.
             vfs[vfs.index(vf)] = Vf(clock, draw(st.sampled_from(NAMES)), clock.now, out)
         elif not draw(st.integers(0, 19)):
+            # Its address is another VF's, which goes on with its totals.
+            other = Vf(clock, draw(st.sampled_from(NAMES)), vf.vdev, out)
+            other.flows = vf.flows
+            vfs[vfs.index(vf)] = other
+        elif not draw(st.integers(0, 19)):
             vf.put(Kind.LOST, draw(_sizes))
         else:
             name, words, ends = draw(_acts)

@@ -6,13 +6,14 @@ from __future__ import annotations
 import pytest
 
 from mlxtrace import records
-from mlxtrace.events import Drain, End, Histogram, Read, Summary
+from mlxtrace.decoder import Decoder
+from mlxtrace.events import Content, Drain, End, Histogram, Read, Summary
 from mlxtrace.records import BUCKETS, Kind, Raw
 from mlxtrace.text import Text
 
 from .raw_records import FINAL, INITIAL, MIDDLE, Clock, Vf, events, source_migrates
 
-BDF = "0000:01:00.1"
+BDF, OTHER = "0000:01:00.1", "0000:01:00.2"
 
 
 @pytest.fixture
@@ -173,3 +174,54 @@ def test_a_histogram_that_makes_no_sense_breaks_nothing(vf: Vf, what: int) -> No
     raw = Raw(1, 0x1000, 1, 1, Kind.HISTOGRAM, records.FLAG_LAST, 0, b"", (what, 1, 2, 3))
     vf.out.append(records.pack(raw))
     assert len(events(vf, Histogram)) <= 1
+
+
+def test_a_vf_at_another_ones_address_has_none_of_its_totals() -> None:
+    out: list[bytes] = []
+    clock = Clock()
+    first = Vf(clock, BDF, 0x1000, out)
+    first.go("RUNNING", "PRE_COPY")
+    first.read(10, 10_000, temporary=1)
+    first.content(0, 50, 20, 0)
+    first.histogram(0, 0, {9: 10})
+    first.go("PRE_COPY", "RUNNING")
+    # It is unbound, and the other one's struct comes to be where its was.
+    second = Vf(clock, OTHER, 0x1000, out)
+    second.flows = first.flows
+    second.go("RUNNING", "PRE_COPY")
+    second.read(3, 300, temporary=1)
+    second.content(0, 57, 21, 0)
+    second.histogram(0, 0, {9: 13})
+    second.go("PRE_COPY", "RUNNING")
+    # And back: this one's totals are not what they were when it left.
+    third = Vf(clock, BDF, 0x1000, out)
+    third.flows = first.flows
+    third.go("RUNNING", "PRE_COPY")
+    third.read(1, 5)
+    found = list(Decoder().feed(b"".join(out)))
+    reads = [event for event in found if isinstance(event, Read)]
+    assert [(read.bdf, read.calls, read.bytes, read.gap_bytes) for read in reads] == [
+        (BDF, 10, 10_000, 0),
+        (OTHER, 3, 300, 0),
+        (BDF, 1, 5, 0),
+    ]
+    contents = [event for event in found if isinstance(event, Content)]
+    assert [(sums.content_sum, sums.samples) for sums in contents] == [(50, 20), (7, 1)]
+    histograms = [event for event in found if isinstance(event, Histogram)]
+    assert [sum(histogram.counts) for histogram in histograms] == [10, 3]
+
+
+def test_what_was_told_before_the_name_is_not_told_again() -> None:
+    out: list[bytes] = []
+    vf = Vf(Clock(), BDF, 0x1000, out)
+    (name,) = out
+    out.clear()
+    vf.read(2, 200)
+    out.append(name)
+    vf.read(1, 100)
+    found = list(Decoder().feed(b"".join(out)))
+    reads = [event for event in found if isinstance(event, Read)]
+    assert [(read.bdf, read.calls, read.bytes) for read in reads] == [
+        (None, 2, 200),
+        (BDF, 1, 100),
+    ]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxtrace.content import MODULUS
 from mlxtrace.events import Content, Drain, End, Event, Histogram, Read, Save
@@ -46,6 +46,18 @@ class DataPath:
         self.bytes_before = {key: total[1] for key, total in self.totals.items()}
         self._asked = self._fell_back = False
         self._saves.clear()
+
+    def hand_over(self, vdev: int, other: DataPath) -> None:
+        """The totals of the device at ``vdev`` go on as those of ``other``, which has moved in."""
+        for mine, others in zip(self._by_device(), other._by_device(), strict=True):
+            for key in [key for key in mine if key[0] == vdev]:
+                others[key] = mine.pop(key)
+        if other.bytes_before is not None:
+            moved = {key: total[1] for key, total in other.totals.items() if key[0] == vdev}
+            other.bytes_before.update(moved)
+
+    def _by_device(self) -> tuple[dict[Any, Any], ...]:
+        return self.totals, self._told, self._content
 
     def asked(self) -> None:
         """The pre-copy ioctl was called."""

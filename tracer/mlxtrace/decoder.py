@@ -63,7 +63,7 @@ class Decoder:
         for raw in records.unpack_all(chunk):
             self._last_ns = max(self._last_ns, raw.boot_ns)
             if raw.kind == Kind.DEVICE:
-                self._by_device[raw.vdev] = self._named(records.device_name(raw) or UNNAMED)
+                self._device(raw)
             elif raw.kind == Kind.LOST:
                 yield Lost(bdf=None, boot_ns=raw.boot_ns, lost_records=raw.value[0])
             elif (handler := self._handlers.get(raw.kind)) is not None:
@@ -97,6 +97,15 @@ class Decoder:
             untracked=counters.untracked if counters else None,
             at_end=True,
         )
+
+    def _device(self, raw: Raw) -> None:
+        """The device at an address has a name. Before, it may have been another VF's."""
+        vf = self._named(records.device_name(raw) or UNNAMED)
+        before = self._by_device.get(raw.vdev) or self._by_name.get(UNNAMED)
+        if before is not None and before is not vf:
+            # The kernel's totals are of the address: what was told of them is not told again.
+            before.data.hand_over(raw.vdev, vf.data)
+        self._by_device[raw.vdev] = vf
 
     def _named(self, name: str | None) -> VfSession:
         return self._by_name.setdefault(name, VfSession(name))
