@@ -63,6 +63,20 @@ CORE = {
     "OFF_INFO_DIRTY": 16,
 }
 
+# As the tracer does when the program is attached.
+_ARM = """
+__attribute__((constructor)) static void arm(void)
+{
+	control_leaves[0].armed_ns = 1;
+}
+"""
+_SAMPLES = """
+u64 native_samples(int direction)
+{
+	return devices_leaves[0].content[direction].samples;
+}
+"""
+
 
 class _Registers(ctypes.Structure):
     _fields_ = [
@@ -109,11 +123,7 @@ class Native:
         source, header = folder / "program.c", folder / "uapi/linux/ptrace.h"
         header.parent.mkdir(parents=True)
         header.write_text(HEADER.read_text())
-        # The constructor comes last: it arms the program, as the tracer does when it is attached.
-        source.write_text(
-            f"{text}\n__attribute__((constructor)) static void arm(void)\n"
-            "{\n\tcontrol_leaves[0].armed_ns = 1;\n}\n"
-        )
+        source.write_text(text + _ARM + _SAMPLES * content)
         library = folder / "program.so"
         subprocess.run(
             ["gcc", "-w", "-shared", "-fPIC", f"-I{folder}", source, "-o", library], check=True
@@ -142,6 +152,10 @@ class Native:
         found = list(decoder.feed(b"".join(map(records.pack, self.made()))))
         found += decoder.finish(Counters())
         return [event for event in found if isinstance(event, kind)]
+
+    def samples(self, direction: int) -> int:
+        """How many bytes of the first device's streams were looked at: 0 of reads, 1 of writes."""
+        return int(self._library.native_samples(direction))
 
     def read(self, file: Memory, result: int) -> None:
         """A read() of the data file ``file`` returns ``result``."""
@@ -228,15 +242,16 @@ class Vf:
 
 
 class CoreVf:
-    """A device of any driver, seen from VFIO's core."""
+    """A device of any driver, seen from VFIO's core; its struct is at ``at`` if given."""
 
-    def __init__(self, native: Native, name: str) -> None:
+    def __init__(self, native: Native, name: str, at: Memory | None = None) -> None:
         self.native = native
-        self._vdev, self._device, self._name, self._file = (Memory() for _ in range(4))
+        self.memory = at or Memory()
+        self._device, self._name, self._file = (Memory() for _ in range(3))
         self._name.fill(name.encode())
         self._device[CORE["OFF_DEVICE_NAME"]] = self._name.address
-        self._vdev[CORE["OFF_VDEV_DEV"]] = self._device.address
-        self._file[CORE["OFF_FILE_PRIVATE"]] = self._vdev.address
+        self.memory[CORE["OFF_VDEV_DEV"]] = self._device.address
+        self._file[CORE["OFF_FILE_PRIVATE"]] = self.memory.address
 
     def go(self, old: str, new: str, file: Memory | None = None) -> None:
         """A SET_STATE of one arc, which installs ``file`` as descriptor 5."""
@@ -246,7 +261,7 @@ class CoreVf:
         user.fill(struct.pack("<IIIi", 16, flags, states[1], -1))
         request = int(uapi.VFIO_DEVICE_FEATURE)
         self.native.call("enter_device_ioctl", self._file.address, request, user.address)
-        self.native.call("enter_next_state", self._vdev.address, *states, next_state.address)
+        self.native.call("enter_next_state", self.memory.address, *states, next_state.address)
         self.native.call("leave_next_state")
         if file is not None:
             self.native.call("enter_data_file", 5, file.address)

@@ -83,9 +83,11 @@ def streams(draw: st.DrawFn, odd: bool = False) -> list[bytes]:
             # It is bound anew: another device to the kernel, whose totals begin at 0.
             vfs[vfs.index(vf)] = Vf(clock, draw(st.sampled_from(NAMES)), clock.now, out)
         elif not draw(st.integers(0, 19)):
-            # Its address is another VF's, which goes on with its totals.
-            other = Vf(clock, draw(st.sampled_from(NAMES)), vf.vdev, out)
-            other.flows = vf.flows
+            # Its address is another VF's, which has totals of its own, or goes on with these.
+            tenant = draw(st.sampled_from([0, clock.now]))
+            other = Vf(clock, draw(st.sampled_from(NAMES)), vf.vdev, out, tenant)
+            if not tenant:
+                other.flows = vf.flows
             vfs[vfs.index(vf)] = other
         elif not draw(st.integers(0, 19)):
             vf.put(Kind.LOST, draw(_sizes))

@@ -34,7 +34,9 @@ class Clock:
 class Vf:
     """Makes one VF's records, in order, into ``out``."""
 
-    def __init__(self, clock: Clock, bdf: str, vdev: int, out: list[bytes]) -> None:
+    def __init__(
+        self, clock: Clock, bdf: str, vdev: int, out: list[bytes], tenant: int = 0
+    ) -> None:
         self.clock = clock
         self.vdev = vdev
         self.work = vdev + 408
@@ -44,7 +46,7 @@ class Vf:
         self.last_errno = 0
         self.last_issue = 0
         self.buffer = 0
-        self.put(Kind.DEVICE, *records.name_values(bdf))
+        self.put(Kind.DEVICE, *records.name_values(bdf, tenant))
 
     def put(self, kind: Kind, *value: int, result: int = 0, flags: int = 0, tid: int = 8124) -> int:
         """Add a record; return its time."""

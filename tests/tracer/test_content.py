@@ -55,7 +55,9 @@ def test_the_table_is_told_when_it_has_changed() -> None:
         SimpleNamespace(sum=5, samples=2, missed=0),
         SimpleNamespace(sum=0, samples=0, missed=0),
     ]
-    device = SimpleNamespace(wanted=1, announced=1, flow=[flow(), flow()], content=content)
+    device = SimpleNamespace(
+        wanted=1, announced=1, tenant=1, flow=[flow(), flow()], content=content
+    )
     flows = Flows(*tables(device))
     told = [unpack(data) for data in flows.after(STOPPED)]
     assert [(raw.kind, raw.vdev, raw.value[:4]) for raw in told] == [

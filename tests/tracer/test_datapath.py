@@ -176,39 +176,49 @@ def test_a_histogram_that_makes_no_sense_breaks_nothing(vf: Vf, what: int) -> No
     assert len(events(vf, Histogram)) <= 1
 
 
-def test_a_vf_at_another_ones_address_has_none_of_its_totals() -> None:
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_vf_at_another_ones_address_has_none_of_its_totals(in_turn: bool) -> None:
+    """Whether the program begins anew with each, or goes on as it did once."""
     out: list[bytes] = []
     clock = Clock()
-    first = Vf(clock, BDF, 0x1000, out)
+    first = Vf(clock, BDF, 0x1000, out, tenant=1 if in_turn else 0)
     first.go("RUNNING", "PRE_COPY")
     first.read(10, 10_000, temporary=1)
     first.content(0, 50, 20, 0)
     first.histogram(0, 0, {9: 10})
     first.go("PRE_COPY", "RUNNING")
     # It is unbound, and the other one's struct comes to be where its was.
-    second = Vf(clock, OTHER, 0x1000, out)
-    second.flows = first.flows
+    second = Vf(clock, OTHER, 0x1000, out, tenant=2 if in_turn else 0)
+    if not in_turn:
+        second.flows = first.flows
     second.go("RUNNING", "PRE_COPY")
-    second.read(3, 300, temporary=1)
-    second.content(0, 57, 21, 0)
-    second.histogram(0, 0, {9: 13})
+    second.read(30, 300_000, temporary=1)
+    if in_turn:
+        second.content(0, 7, 1, 0)
+        second.histogram(0, 0, {9: 30})
+    else:
+        second.content(0, 57, 21, 0)
+        second.histogram(0, 0, {9: 40})
     second.go("PRE_COPY", "RUNNING")
     # And back: this one's totals are not what they were when it left.
-    third = Vf(clock, BDF, 0x1000, out)
-    third.flows = first.flows
+    third = Vf(clock, BDF, 0x1000, out, tenant=3 if in_turn else 0)
+    if not in_turn:
+        third.flows = first.flows
     third.go("RUNNING", "PRE_COPY")
-    third.read(1, 5)
+    third.read(100, 500_000)
+    # Told again, the name changes nothing.
+    third = Vf(clock, BDF, 0x1000, out, tenant=3 if in_turn else 0)
     found = list(Decoder().feed(b"".join(out)))
     reads = [event for event in found if isinstance(event, Read)]
     assert [(read.bdf, read.calls, read.bytes, read.gap_bytes) for read in reads] == [
         (BDF, 10, 10_000, 0),
-        (OTHER, 3, 300, 0),
-        (BDF, 1, 5, 0),
+        (OTHER, 30, 300_000, 0),
+        (BDF, 100, 500_000, 0),
     ]
     contents = [event for event in found if isinstance(event, Content)]
     assert [(sums.content_sum, sums.samples) for sums in contents] == [(50, 20), (7, 1)]
     histograms = [event for event in found if isinstance(event, Histogram)]
-    assert [sum(histogram.counts) for histogram in histograms] == [10, 3]
+    assert [sum(histogram.counts) for histogram in histograms] == [10, 30]
 
 
 def test_what_was_told_before_the_name_is_not_told_again() -> None:

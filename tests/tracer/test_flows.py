@@ -50,9 +50,11 @@ def tables(*devices: SimpleNamespace) -> tuple[Any, Any]:
     return Table({VDEV + number: number for number in range(len(devices))}), devices
 
 
-def device(*flows: SimpleNamespace, wanted: int = 1, announced: int = 0) -> SimpleNamespace:
+def device(
+    *flows: SimpleNamespace, wanted: int = 1, announced: int = 0, tenant: int = 1
+) -> SimpleNamespace:
     name = records.name_values("0000:01:00.1")[:5]
-    return SimpleNamespace(wanted=wanted, announced=announced, name=name, flow=flows)
+    return SimpleNamespace(wanted=wanted, announced=announced, tenant=tenant, name=name, flow=flows)
 
 
 def kinds(made: list[bytes]) -> list[int]:
@@ -102,3 +104,28 @@ def test_a_histogram_is_not_told_while_the_session_goes_on() -> None:
     for state in ("PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "RESUMING"):
         assert list(flows.after(STOPPED._replace(value=(STATES.index(state),)))) == []
     assert kinds(list(flows.after(STOPPED._replace(kind=Kind.SESSION_END)))) == [Kind.HISTOGRAM]
+
+
+def test_what_is_of_the_next_tenant_is_not_told_of_the_last_one() -> None:
+    reads = flow(calls=1, reported=1)
+    reads.sizes[4] = 1
+    shown = device(reads, flow(), announced=1)
+    flows = Flows(*tables(shown))
+    flows.named(Raw(1, VDEV, 1, 1, Kind.DEVICE, 0, 0, b"", records.name_values("a", tenant=1)))
+    assert kinds(list(flows.after(STOPPED))) == [Kind.HISTOGRAM]
+    # The last one's end is only read now that the next one, with as many calls, is there.
+    shown.tenant = 2
+    assert list(flows.after(STOPPED)) == []
+    flows.named(Raw(2, VDEV, 1, 1, Kind.DEVICE, 0, 0, b"", records.name_values("b", tenant=2)))
+    assert kinds(list(flows.after(STOPPED))) == [Kind.HISTOGRAM]
+
+
+def test_the_rest_of_a_tenant_begins_at_0() -> None:
+    first = records.pack(
+        Raw(1, VDEV, 1, 1, Kind.DEVICE, 0, 0, b"", records.name_values("b", tenant=1))
+    )
+    told = records.pack(Raw(2, VDEV, 1, 1, Kind.READ, 0, 0, b"", (9, 900)))
+    made = list(Flows(*tables(device(flow(calls=3, bytes=300), flow(), tenant=2))).rest())
+    *_, read = Decoder().feed(b"".join([first, told, *made]))
+    assert isinstance(read, Read)
+    assert (read.bdf, read.calls, read.bytes) == ("0000:01:00.1", 3, 300)

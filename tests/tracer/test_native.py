@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mlxtrace.content import STEP_BYTES
 from mlxtrace.events import Buffer, Drain, Save, State, Summary
 
 from .native import BUFFERS, CORE, KERNEL, MLX5, CoreVf, Memory, Native, Vf
@@ -144,3 +145,44 @@ def test_a_buffer_is_asked_for_in_bytes_or_in_pages(tmp_path: Path, in_pages: bo
     (event,) = native.events(Buffer)
     assert event.allocated_bytes == 4 * page
     assert event.asked_bytes == (3 * page if in_pages else 3 * page - 1)
+
+
+def test_a_vf_whose_struct_is_where_another_ones_was(tmp_path: Path) -> None:
+    native = Native(tmp_path, MLX5 | BUFFERS, content=True)
+    first = Vf(native, ONE)
+    file = first.file()
+    first.go("RUNNING", "PRE_COPY", file)
+    first.save(file, 10_000 - 16, INITIAL)
+    for _ in range(10):
+        native.read(file, 1000)
+    first.go("PRE_COPY", "RUNNING")
+    # Nobody has told of these yet, and of this image nothing was read.
+    native.read(file, 700)
+    first.save(file, 5000)
+    assert native.samples(0) == -(-10_700 // STEP_BYTES)
+    second = Vf(native, TWO, vhca=8, at=first.memory)
+    other = second.file()
+    second.go("RUNNING", "PRE_COPY", other)
+    second.save(other, 20_000 - 16, INITIAL)
+    native.read(other, 20_000)
+    native.read(other, NO_DATA)
+    second.go("PRE_COPY", "RUNNING")
+    found = summaries(native)
+    assert (found[ONE].read_bytes, found[ONE].read_calls) == (10_700, 11)
+    assert (found[TWO].read_bytes, found[TWO].read_calls, found[TWO].gap_bytes) == (20_000, 1, 0)
+    assert [(drain.bdf, drain.end_bytes) for drain in native.events(Drain)][1:] == [(TWO, 20_000)]
+    assert native.samples(0) == -(-20_000 // STEP_BYTES)
+
+
+def test_a_device_of_any_driver_where_another_one_was(tmp_path: Path) -> None:
+    native = Native(tmp_path, CORE)
+    first, file = CoreVf(native, ONE), Memory()
+    first.go("STOP", "STOP_COPY", file)
+    native.read(file, 1000)
+    second, other = CoreVf(native, TWO, at=first.memory), Memory()
+    second.go("STOP", "STOP_COPY", other)
+    native.read(other, 5000)
+    native.read(other, 0)
+    found = summaries(native)
+    assert (found[ONE].read_bytes, found[ONE].gap_bytes) == (1000, 0)
+    assert (found[TWO].read_bytes, found[TWO].gap_bytes) == (5000, 0)

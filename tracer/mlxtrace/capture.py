@@ -210,6 +210,8 @@ class Capture:
         if kind in _MAY_END:
             self._chunks.extend(self._require_flows().after(records.unpack(chunk)))
             self._require_calls().forget_threads()
+        elif kind == records.Kind.DEVICE:
+            self._require_flows().named(records.unpack(chunk))
         return 0
 
     def _frames(self, raw: records.Raw) -> Iterator[bytes]:

@@ -47,14 +47,20 @@ class DataPath:
         self._asked = self._fell_back = False
         self._saves.clear()
 
+    def forget(self, vdev: int) -> None:
+        """Another device is at ``vdev``, whose totals begin at 0."""
+        for totals in (*self._by_device(), self.bytes_before or {}):
+            for key in [key for key in totals if key[0] == vdev]:
+                del totals[key]
+
     def hand_over(self, vdev: int, other: DataPath) -> None:
         """The totals of the device at ``vdev`` go on as those of ``other``, which has moved in."""
         for mine, others in zip(self._by_device(), other._by_device(), strict=True):
-            for key in [key for key in mine if key[0] == vdev]:
-                others[key] = mine.pop(key)
+            others.update({key: total for key, total in mine.items() if key[0] == vdev})
         if other.bytes_before is not None:
             moved = {key: total[1] for key, total in other.totals.items() if key[0] == vdev}
             other.bytes_before.update(moved)
+        self.forget(vdev)
 
     def _by_device(self) -> tuple[dict[Any, Any], ...]:
         return self.totals, self._told, self._content

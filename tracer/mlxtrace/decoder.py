@@ -29,6 +29,7 @@ class Decoder:
     def __init__(self) -> None:
         self._by_name: dict[str | None, VfSession] = {}
         self._by_device: dict[int, VfSession] = {}
+        self._tenants: dict[int, int] = {}
         self._last_ns = 0
         self._handlers: dict[int, Callable[[VfSession, Raw], Iterator[Event]]] = {
             Kind.SET_STATE: VfSession.set_state,
@@ -99,13 +100,20 @@ class Decoder:
         )
 
     def _device(self, raw: Raw) -> None:
-        """The device at an address has a name. Before, it may have been another VF's."""
+        """The device at an address has a name. Before, it may have been another one."""
         vf = self._named(records.device_name(raw) or UNNAMED)
-        before = self._by_device.get(raw.vdev) or self._by_name.get(UNNAMED)
-        if before is not None and before is not vf:
-            # The kernel's totals are of the address: what was told of them is not told again.
-            before.data.hand_over(raw.vdev, vf.data)
+        before = self._by_device.get(raw.vdev)
+        tenant = records.device_tenant(raw)
+        if before is not None and tenant:
+            if tenant != self._tenants.get(raw.vdev):
+                before.data.forget(raw.vdev)
+        else:
+            # The totals go on: what was told of them is not told again.
+            before = before or self._by_name.get(UNNAMED)
+            if before is not None and before is not vf:
+                before.data.hand_over(raw.vdev, vf.data)
         self._by_device[raw.vdev] = vf
+        self._tenants[raw.vdev] = tenant
 
     def _named(self, name: str | None) -> VfSession:
         return self._by_name.setdefault(name, VfSession(name))

@@ -70,13 +70,22 @@ def histogram_records(
 
 
 class Flows:
-    """Reads the tables; ``places`` and ``devices`` are bcc's of the maps of these names."""
+    """Reads the tables; ``places`` and ``devices`` are bcc's of the maps of these names.
+
+    A table may be ahead of the ring, and an address another device's by then: what it has is only
+    told of the one that the records name.
+    """
 
     def __init__(self, places: Any, devices: Any) -> None:
         self._places = places
         self._devices = devices
-        self._told: dict[tuple[int, int, int], Counts] = {}
-        self._content: dict[tuple[int, int], Counts] = {}
+        self._tenants: dict[int, int] = {}
+        self._told: dict[tuple[int, int, int, int], Counts] = {}
+        self._content: dict[tuple[int, int, int], Counts] = {}
+
+    def named(self, raw: records.Raw) -> None:
+        """A DEVICE record has come through the ring."""
+        self._tenants[raw.vdev] = records.device_tenant(raw)
 
     def after(self, raw: records.Raw) -> Iterator[bytes]:
         """Yield the records of the device's histograms, if ``raw`` may end a session.
@@ -89,17 +98,19 @@ class Flows:
             place = self._places[self._places.Key(raw.vdev)]
         except KeyError:
             return
-        yield from self._changed(raw.vdev, self._devices[place], raw.boot_ns)
+        device = self._devices[place]
+        if self._tenants.get(raw.vdev, device.tenant) == device.tenant:
+            yield from self._changed(raw.vdev, device, raw.boot_ns)
 
     def rest(self) -> Iterator[bytes]:
-        """Yield what no record has told yet, of all devices."""
+        """Yield what no record has told yet, of all devices. The ring is empty."""
         for key, place in self._places.items():
             device = self._devices[place]
             if not device.wanted:
                 continue
             untold = [number for number, flow in enumerate(device.flow) if _is_untold(flow)]
             if untold and not device.announced:
-                yield own_record(Kind.DEVICE, key.value, tuple(device.name))
+                yield own_record(Kind.DEVICE, key.value, (*device.name, device.tenant))
             for number in untold:
                 flow = device.flow[number]
                 value = [int(getattr(flow, name)) for name in _FIELDS]
@@ -109,16 +120,17 @@ class Flows:
             yield from self._changed(key.value, device)
 
     def _changed(self, vdev: int, device: Any, boot_ns: int | None = None) -> Iterator[bytes]:
+        tenant = int(device.tenant)
         # The program has none unless it was asked to look at the content.
         for direction, content in enumerate(getattr(device, "content", ())):
             found = (int(content.sum), int(content.samples), int(content.missed))
-            if found != self._content.get((vdev, direction), (0, 0, 0)):
-                self._content[vdev, direction] = found
+            if found != self._content.get((vdev, tenant, direction), (0, 0, 0)):
+                self._content[vdev, tenant, direction] = found
                 yield own_record(Kind.CONTENT, vdev, (direction, *found), boot_ns=boot_ns)
         for direction, flow in enumerate(device.flow):
             for measure, name in enumerate(_HISTOGRAMS):
                 counts = tuple(int(count) for count in getattr(flow, name))
-                key = (vdev, direction, measure)
+                key = (vdev, tenant, direction, measure)
                 if counts != self._told.get(key, (0,) * BUCKETS):
                     self._told[key] = counts
                     yield from histogram_records(vdev, direction, measure, counts, boot_ns)

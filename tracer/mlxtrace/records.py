@@ -47,7 +47,8 @@ class Kind(enum.IntEnum):
     """What a record tells. The comment lists ``value[]`` in order; times are boot_ns."""
 
     DEVICE = 1
-    """value: the device's name, NUL-terminated."""
+    """The device's name, NUL-terminated, in 5 words; which tenant of its address it is, from 1:
+    each has totals of its own (0: not told, and they go on)."""
     SET_STATE = 2
     """asked state, start, whether a file was returned; result: errno of the call."""
     STEP = 3
@@ -160,9 +161,15 @@ def device_name(raw: Raw) -> str:
     return _text(raw, NAME_LENGTH)
 
 
-def name_values(name: str) -> tuple[int, ...]:
+def device_tenant(raw: Raw) -> int:
+    """Which tenant of its address a DEVICE record names; 0 if it does not tell."""
+    return raw.value[NAME_LENGTH // 8]
+
+
+def name_values(name: str, tenant: int = 0) -> tuple[int, ...]:
     """The ``value[]`` of a DEVICE record for ``name``."""
-    return _text_values(name, NAME_LENGTH)
+    words = _text_values(name, NAME_LENGTH)[: NAME_LENGTH // 8]
+    return (*words, tenant)
 
 
 def frame(raw: Raw) -> str:
