@@ -236,6 +236,13 @@ class Vf:
         self.native.call("enter_save_callback", 0, work)
         migf[MLX5["OFF_MIGF_POSITION"]] += size + 16
 
+    def estimate(self, size: int) -> None:
+        """The driver is asked what a stop-copy would be."""
+        answer = Memory()
+        answer[0] = size
+        self.native.call("enter_data_size", self.vdev, answer.address)
+        self.native.call("leave_data_size")
+
     def reset(self) -> None:
         """A reset of the function is done."""
         self.native.call("enter_reset", self._pci.address)
@@ -266,4 +273,13 @@ class CoreVf:
         if file is not None:
             self.native.call("enter_data_file", 5, file.address)
             user.fill(struct.pack("<IIIi", 16, flags, states[1], 5))
+        self.native.call("leave_device_ioctl")
+
+    def estimate(self, size: int) -> None:
+        """The driver is asked what a stop-copy would be."""
+        flags = uapi.VFIO_DEVICE_FEATURE_GET | uapi.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE
+        user = Memory()
+        user.fill(struct.pack("<IIQ", 16, flags, size))
+        request = int(uapi.VFIO_DEVICE_FEATURE)
+        self.native.call("enter_device_ioctl", self._file.address, request, user.address)
         self.native.call("leave_device_ioctl")

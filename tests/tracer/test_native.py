@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlxtrace.content import STEP_BYTES
-from mlxtrace.events import Buffer, Drain, Save, State, Summary
+from mlxtrace.events import Buffer, Drain, Estimate, Save, State, Summary
 
 from .native import BUFFERS, CORE, KERNEL, MLX5, CoreVf, Memory, Native, Vf
 from .raw_records import INITIAL
@@ -17,7 +17,7 @@ from .raw_records import INITIAL
 if TYPE_CHECKING:
     from pathlib import Path
 
-ONE, TWO = "0000:01:00.1", "0000:01:00.2"
+ONE, TWO, THREE = "0000:01:00.1", "0000:01:00.2", "0000:01:00.3"
 NO_DATA = -42
 """ENOMSG."""
 
@@ -186,3 +186,23 @@ def test_a_device_of_any_driver_where_another_one_was(tmp_path: Path) -> None:
     found = summaries(native)
     assert (found[ONE].read_bytes, found[ONE].gap_bytes) == (1000, 0)
     assert (found[TWO].read_bytes, found[TWO].gap_bytes) == (5000, 0)
+
+
+def test_what_comes_before_a_vfs_first_state_is_not_the_last_ones(tmp_path: Path) -> None:
+    native = Native(tmp_path, MLX5 | BUFFERS)
+    migrate(Vf(native, ONE, at=(place := Memory())), 1000, 1000)
+    Vf(native, TWO, vhca=8, at=place).reset()
+    Vf(native, THREE, vhca=9, at=place).estimate(4096)
+    found = summaries(native)
+    assert {name: summary.resets for name, summary in found.items()} == {ONE: 0, TWO: 1, THREE: 0}
+    (estimate,) = native.events(Estimate)
+    assert (estimate.bdf, estimate.stopcopy_size_bytes) == (THREE, 4096)
+
+
+def test_what_comes_before_a_devices_first_state_is_not_the_last_ones(tmp_path: Path) -> None:
+    native = Native(tmp_path, CORE)
+    first = CoreVf(native, ONE)
+    first.go("STOP", "STOP_COPY", Memory())
+    CoreVf(native, TWO, at=first.memory).estimate(4096)
+    (estimate,) = native.events(Estimate)
+    assert (estimate.bdf, estimate.stopcopy_size_bytes) == (TWO, 4096)
