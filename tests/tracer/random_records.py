@@ -56,6 +56,11 @@ _acts: st.SearchStrategy[Act] = st.one_of(
     st.tuples(st.just("ioctl"), st.tuples(_sizes, _sizes, st.integers(-140, 0)), st.just({})),
     st.tuples(st.sampled_from(["read", "write"]), st.tuples(_small, _sizes), _ends),
     st.tuples(
+        st.just("flowing"),
+        st.tuples(st.sampled_from([Kind.READ, Kind.WRITE]), _small, _sizes),
+        st.just({}),
+    ),
+    st.tuples(
         st.just("command"),
         st.tuples(st.sampled_from([int(opcode) for opcode in Opcode])),
         st.fixed_dictionaries({}, optional={"size": _sizes, "status": _small, "syndrome": _small}),

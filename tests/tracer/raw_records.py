@@ -150,6 +150,14 @@ class Vf:
         """Reads of the stream."""
         self.flow(Kind.READ, calls, size, **ends)
 
+    def flowing(self, kind: Kind, calls: int, size: int) -> None:
+        """Data moves, and a look at the totals is all that tells of it so far."""
+        total = self.flows[kind]
+        total[0] += calls
+        total[1] += size
+        self.positions[kind] += size
+        self.put(Kind.FLOWING, int(kind == Kind.WRITE), total[0], total[1])
+
     def drained(self, start: int, end: int, *, behind: int = 0, unseen: bool = False) -> None:
         """The image of the last SAVE was read to its end, 700 ns after the first read of it."""
         ready = 0 if unseen else self.clock.now - 500

@@ -53,7 +53,9 @@ def chunks() -> list[bytes]:
     source_migrates(one)
     target_loads(two)
     two.set_state("STOP_COPY", result=-5)
+    one.flowing(records.Kind.READ, 2, 77)
     one.issue(INITIAL)
+    one.read(1, 5)
     one.done(0, status=9, syndrome=0x123)
     return out
 

@@ -103,6 +103,9 @@ class Capture:
         devices: names of the devices to trace, all if empty.
         ring_pages: size of the ring.
         content: whether to look at the streams' bytes.
+
+    Attributes:
+        by_time: whether :meth:`poll` also tells how far streams are that go on without a record.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class Capture:
         self._chunks: list[bytes] = []
         self._lost = 0
         self._armed_ns = 0
+        self.by_time = False
 
     def start(self) -> list[ProbeState]:
         """Compile, load, attach; return what became of each probe.
@@ -181,6 +185,8 @@ class Capture:
         if lost > self._lost:
             self._lost = lost
             self._chunks.append(own_record(records.Kind.LOST, 0, (lost,)))
+        if self.by_time:
+            self._chunks.extend(self._require_flows().flowing())
         chunk = b"".join(self._chunks)
         self._chunks.clear()
         return chunk
@@ -191,6 +197,7 @@ class Capture:
         self._detach()
         self._bpf.ring_buffer_consume()
         self._chunks.extend(self._require_flows().rest())
+        self.by_time = False
         return self.poll(0), result
 
     def _detach(self) -> None:

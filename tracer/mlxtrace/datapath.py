@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtrace.content import MODULUS
 from mlxtrace.events import Content, Drain, End, Event, Histogram, Read, Save
+from mlxtrace.flowing import Flowing
 from mlxtrace.mailbox import errno_name
 from mlxtrace.records import BUCKETS, FLAG_LAST, FLAG_POSITION, MEASURES, Raw
 
@@ -138,6 +139,22 @@ class DataPath:
                     errno=errno,
                     error=errno_name(errno),
                 )
+
+    def flowing(self, raw: Raw) -> Iterator[Event]:
+        """A look at the totals between two snapshots."""
+        direction, calls, size = raw.value[:3]
+        if direction >= len(_DIRECTIONS):
+            return
+        name = _DIRECTIONS[direction]
+        before = self.totals.get((raw.vdev, name), (0, 0))
+        if calls > before[0]:
+            yield Flowing(
+                bdf=self.bdf,
+                boot_ns=raw.boot_ns,
+                direction=name,
+                calls=calls - before[0],
+                bytes=max(0, size - before[1]),
+            )
 
     def drained(self, raw: Raw) -> Iterator[Event]:
         """An image was read to its end."""

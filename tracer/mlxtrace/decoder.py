@@ -49,6 +49,7 @@ class Decoder:
             Kind.DRAINED: VfSession.drained,
             Kind.HISTOGRAM: VfSession.histogram,
             Kind.CONTENT: VfSession.content,
+            Kind.FLOWING: VfSession.flowing,
             Kind.FRAME: VfSession.frame,
             Kind.RESET: VfSession.reset,
             Kind.SESSION_END: VfSession.session_end,

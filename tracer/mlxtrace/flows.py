@@ -3,7 +3,7 @@
 
 The program adds up the calls of a stream, and makes a record of the sums when something else
 happens. The sizes and times of the calls, sorted by powers of two, are read from its table when a
-session may have ended, and at the end.
+session may have ended, and at the end; how far a stream is, if asked for, while data flows.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _FIELDS = (
 _DIRECTIONS = (Kind.READ, Kind.WRITE)
 # In the order of records.MEASURES.
 _HISTOGRAMS = ("sizes", "latencies")
+_PERIOD_NS = 100_000_000
+"""How often it is looked how far streams are. Sums by time are as exact as that."""
 
 Counts = tuple[int, ...]
 
@@ -82,6 +84,8 @@ class Flows:
         self._tenants: dict[int, int] = {}
         self._told: dict[tuple[int, int, int, int], Counts] = {}
         self._content: dict[tuple[int, int, int], Counts] = {}
+        self._calls: dict[tuple[int, int, int], int] = {}
+        self._looked_ns = 0
 
     def named(self, raw: records.Raw) -> None:
         """A DEVICE record has come through the ring."""
@@ -99,8 +103,28 @@ class Flows:
         except KeyError:
             return
         device = self._devices[place]
-        if self._tenants.get(raw.vdev, device.tenant) == device.tenant:
+        if self._is_named(raw.vdev, device):
             yield from self._changed(raw.vdev, device, raw.boot_ns)
+
+    def flowing(self) -> Iterator[bytes]:
+        """Yield how far streams are that go on without a record, if it is time to look."""
+        # The time comes first: what is found had moved by then, or just now.
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        if now - self._looked_ns < _PERIOD_NS:
+            return
+        self._looked_ns = now
+        for key, place in self._places.items():
+            device = self._devices[place]
+            if not device.wanted or not self._is_named(key.value, device):
+                continue
+            for number, flow in enumerate(device.flow):
+                at, calls = (key.value, int(device.tenant), number), int(flow.calls)
+                if not _is_untold(flow) or calls == self._calls.get(at, 0):
+                    continue
+                self._calls[at] = calls
+                yield from self._name(key.value, device)
+                value = (number, calls, int(flow.bytes))
+                yield own_record(Kind.FLOWING, key.value, value, boot_ns=now)
 
     def rest(self) -> Iterator[bytes]:
         """Yield what no record has told yet, of all devices. The ring is empty."""
@@ -109,8 +133,8 @@ class Flows:
             if not device.wanted:
                 continue
             untold = [number for number, flow in enumerate(device.flow) if _is_untold(flow)]
-            if untold and not device.announced:
-                yield own_record(Kind.DEVICE, key.value, (*device.name, device.tenant))
+            if untold:
+                yield from self._name(key.value, device)
             for number in untold:
                 flow = device.flow[number]
                 value = [int(getattr(flow, name)) for name in _FIELDS]
@@ -118,6 +142,16 @@ class Flows:
                 kind = _DIRECTIONS[number]
                 yield own_record(kind, key.value, value, result=errno, flags=FLAG_POSITION)
             yield from self._changed(key.value, device)
+
+    def _is_named(self, vdev: int, device: Any) -> bool:
+        """Whether the last name in the records is of the tenant that the table has."""
+        return bool(self._tenants.get(vdev, device.tenant) == device.tenant)
+
+    def _name(self, vdev: int, device: Any) -> Iterator[bytes]:
+        """Yield the record of the device's name, if none was made yet."""
+        if not device.announced and self._tenants.get(vdev) != device.tenant:
+            self._tenants[vdev] = device.tenant
+            yield own_record(Kind.DEVICE, vdev, (*device.name, device.tenant))
 
     def _changed(self, vdev: int, device: Any, boot_ns: int | None = None) -> Iterator[bytes]:
         tenant = int(device.tenant)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mlxtrace.events import Content, Event, Histogram, Ioctl, Load, Read, Save, State
+from mlxtrace.flowing import Ahead, Flowing
 from mlxtrace.selection import is_failure
 
 _MOST = 1_000_000
@@ -50,12 +51,15 @@ class _Sums:
                 if event.precopy_dirty_size_bytes is not None:
                     self.precopy_init_size_bytes = event.precopy_init_size_bytes
                     self.precopy_dirty_size_bytes = event.precopy_dirty_size_bytes
-            case Read(direction="read"):
-                self.read_calls += event.calls
-                self.read_bytes += event.bytes
-            case Read():
-                self.write_calls += event.calls
-                self.written_bytes += event.bytes
+
+    def move(self, direction: str, calls: int, size: int) -> None:
+        """Calls of a stream have moved data."""
+        if direction == "read":
+            self.read_calls += calls
+            self.read_bytes += size
+        else:
+            self.write_calls += calls
+            self.written_bytes += size
 
     def _firmware(self, fw_ns: int) -> None:
         self.fw_ns += fw_ns
@@ -100,6 +104,7 @@ class Intervals:
         self._period_ns = period_ns
         self._states: dict[str | None, str] = {}
         self._sums: dict[str | None, _Sums] = {}
+        self._ahead: dict[str | None, Ahead] = {}
 
     def add(self, event: Event) -> list[Interval]:
         """Add ``event`` up; return the intervals that were over before it."""
@@ -108,7 +113,11 @@ class Intervals:
         over = [] if fetched else self.until(event.boot_ns)
         sums = self._sums.setdefault(event.bdf, _Sums())
         self._states.setdefault(event.bdf, "")
-        sums.add(event)
+        if isinstance(event, (Flowing, Read)):
+            ahead = self._ahead.setdefault(event.bdf, Ahead())
+            sums.move(event.direction, *ahead.take(event))
+        else:
+            sums.add(event)
         if isinstance(event, State):
             self._states[event.bdf] = event.old_state if event.errno else event.new_state
         return over

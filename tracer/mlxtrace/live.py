@@ -17,6 +17,7 @@ from rich.text import Text
 
 from mlxtrace import summary_text
 from mlxtrace.events import Event, Load, Lost, Read, Save, State, Summary
+from mlxtrace.flowing import Ahead, Flowing
 from mlxtrace.selection import is_failure
 from mlxtrace.totals import Totals
 from mlxtrace.units import count, milliseconds, rate, size
@@ -53,6 +54,7 @@ class View:
         who: ``comm/pid`` that asked for it.
         fw_us: how many SAVEs and LOADs took 2^i to 2^(i+1) - 1 microseconds of firmware.
         moved: times and sizes of the last reads and writes.
+        ahead: those of them that ``totals`` does not count yet.
     """
 
     totals: Totals = field(default_factory=Totals)
@@ -62,6 +64,7 @@ class View:
     who: str = ""
     fw_us: list[int] = field(default_factory=lambda: [0] * 40)
     moved: deque[tuple[int, int]] = field(default_factory=deque)
+    ahead: Ahead = field(default_factory=Ahead)
 
     def add(self, event: Event) -> None:
         """Take one event of this VF into account."""
@@ -73,8 +76,8 @@ class View:
                 self.since_ns = event.boot_ns
                 self.who = f"{event.comm}/{event.pid}"
                 self.totals.sessions = max(self.totals.sessions, event.session)
-            case Read():
-                self.moved.append((event.boot_ns, event.bytes))
+            case Read() | Flowing():
+                self.moved.append((event.boot_ns, self.ahead.take(event)[1]))
             case Save() | Load() if event.fw_ns is not None:
                 power = max(event.fw_ns // 1000, 1).bit_length() - 1
                 self.fw_us[min(power, len(self.fw_us) - 1)] += 1
@@ -169,9 +172,9 @@ def _figures(view: View, summary: Summary, now_ns: int) -> Table:
         seconds = max(0, now_ns - view.since_ns) / 1e9
         table.add_row("state", f"{view.state} for {seconds:.1f} s, session {view.session}")
         table.add_row("by", view.who)
-    if summary.saves or summary.read_calls:
+    if summary.saves or summary.read_calls or view.ahead.of("read")[0]:
         _add_source(table, view, summary, now_ns)
-    if summary.loads or summary.write_calls:
+    if summary.loads or summary.write_calls or view.ahead.of("write")[0]:
         _add_target(table, view, summary, now_ns)
     if summary.failed_arcs or summary.aborts:
         table.add_row(
@@ -184,9 +187,10 @@ def _figures(view: View, summary: Summary, now_ns: int) -> Table:
 def _add_source(table: Table, view: View, summary: Summary, now_ns: int) -> None:
     failed = f", {summary.failed_saves} failed" if summary.failed_saves else ""
     table.add_row("round", f"{summary.rounds}, {count(summary.saves, 'SAVE')}{failed}")
+    calls, moved = view.ahead.of("read")
     table.add_row(
         "read",
-        f"{size(summary.read_bytes)} in {count(summary.read_calls, 'call')}, "
+        f"{size(summary.read_bytes + moved)} in {count(summary.read_calls + calls, 'call')}, "
         f"now {rate(view.bytes_per_s(now_ns))}",
     )
     table.add_row(
@@ -223,9 +227,10 @@ def _add_source(table: Table, view: View, summary: Summary, now_ns: int) -> None
 def _add_target(table: Table, view: View, summary: Summary, now_ns: int) -> None:
     failed = f", {summary.failed_loads} failed" if summary.failed_loads else ""
     table.add_row("loaded", f"{count(summary.loads, 'LOAD')}{failed}")
+    calls, moved = view.ahead.of("write")
     table.add_row(
         "written",
-        f"{size(summary.written_bytes)} in {count(summary.write_calls, 'call')}, "
+        f"{size(summary.written_bytes + moved)} in {count(summary.write_calls + calls, 'call')}, "
         f"now {rate(view.bytes_per_s(now_ns))}",
     )
     if summary.resume_ns is not None:

@@ -108,6 +108,7 @@ def run(options: Options, stream: TextIO) -> int:
     layouts = _layouts(options)
     load_bcc()
     capture = Capture(probes, layouts, names, options.ring_pages, content=options.content)
+    capture.by_time = options.live or options.selection.interval_ns > 0
     states = [state.to_json() for state in capture.start()]
     header = output.new_header(
         clock=host.clocks(),

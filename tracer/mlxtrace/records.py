@@ -99,6 +99,9 @@ class Kind(enum.IntEnum):
     CONTENT = 23
     """Made by the reader of the ring, totals: direction (0 read, 1 write), sum, how many bytes were
     to be in it, how many of them are not."""
+    FLOWING = 24
+    """Made by the reader of the ring while data flows, totals: direction (0 read, 1 write), calls,
+    bytes. READ and WRITE count the same again."""
 
 
 class Raw(NamedTuple):

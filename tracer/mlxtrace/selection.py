@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace.events import Abort, End, Event, Lost, Meta, Read, State, Summary
+from mlxtrace.flowing import Flowing
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -83,6 +84,8 @@ class Filter:
     def gets_row(self, event: Event) -> bool:
         """Whether ``event``, which concerns the user, is worth a row of its own."""
         selection = self._selection
+        if isinstance(event, Flowing):
+            return False
         if isinstance(event, (Meta, Lost, Summary)):
             return True
         failed = is_failure(event) or self._is_cancel(event)

@@ -159,6 +159,10 @@ class VfSession:
             in_precopy=self._state in ("PRE_COPY", "PRE_COPY_P2P") and self._arc is None,
         )
 
+    def flowing(self, raw: Raw) -> Iterator[Event]:
+        """A look at the read or write totals between two snapshots."""
+        return self.data.flowing(raw)
+
     def no_data_reason(self) -> str:
         """Why there is no data for now; after a temporary end nobody has asked again."""
         return self.data.reason(in_flight=bool(self._issued))
