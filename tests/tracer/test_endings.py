@@ -119,6 +119,7 @@ def test_the_reset_that_ends_a_close_is_part_of_it(vf: Vf) -> None:
         (("mlx5vf_cmd_close_migratable+0x4", "mlx5fv_vf_event+0x9"), "vf-disabled", "PRE_COPY"),
         # The probe on the reset was not there: the state is that of the arc before.
         (("mlx5vf_state_mutex_unlock+0x3",), "reset", "PRE_COPY"),
+        (("mlx5vf_state_mutex_lock+0x29", "mlx5vf_reset_work+0x12"), "reset", "PRE_COPY"),
         ((), "unknown", "STOP"),
     ],
 )

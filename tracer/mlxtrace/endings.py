@@ -17,13 +17,14 @@ from mlxtrace.records import FLAG_ORDERED, Raw
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The driver's function on the stack tells the cause. The unlocking one carries out a reset that
-# was put off.
+# The driver's function on the stack tells the cause. Those of the mutex carry out a reset that was
+# put off: upstream's when it is released, the carried series' also when it is taken.
 _CAUSES = (
     ("mlx5fv_vf_event", "vf-disabled"),
     ("mlx5vf_pci_aer_reset_done", "reset"),
     ("mlx5vf_pci_close_device", "close"),
     ("mlx5vf_state_mutex_unlock", "reset"),
+    ("mlx5vf_state_mutex_lock", "reset"),
 )
 
 # VFIO's core resets what it opens. Whatever session there was had ended before.
