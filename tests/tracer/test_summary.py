@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,6 +89,32 @@ def test_phases_of_two_migrations_are_summed_and_of_cancelled_ones_forgotten() -
 
     assert summed(twice).final_save_ns == 2 * (summed(source_migrates).final_save_ns or 0)
     assert summed(cancelled).suspend_initiator_ns is None
+
+
+@pytest.mark.parametrize("way", [("PRE_COPY", "STOP_COPY"), ("STOP", "STOP_COPY")])
+def test_a_driver_without_p2p_stops_at_once(way: tuple[str, str]) -> None:
+    def stops(vf: Vf) -> None:
+        vf.clock.now += 1_000_000
+        for old, new in itertools.pairwise(("RUNNING", *way)):
+            vf.arc(old, new)
+            if new != "PRE_COPY":
+                vf.clock.now += 100_000_000
+            vf.set_state(new)
+        vf.read(2, 2000, final=1)
+        vf.clock.now += 1_000_000_000
+        vf.go("STOP_COPY", "STOP")
+
+    stopped = 100_000_000 * (2 - ("PRE_COPY" in way))
+    assert stopped < summed(stops).stopped_ns < stopped + 10 * STEP_NS
+
+
+def test_pre_copy_and_back_is_no_downtime() -> None:
+    def cancelled(vf: Vf) -> None:
+        vf.go("RUNNING", "PRE_COPY")
+        vf.go("PRE_COPY", "RUNNING")
+        vf.read(final=1)
+
+    assert summed(cancelled).stopped_ns == 0
 
 
 def test_suspending_a_target_is_no_downtime() -> None:

@@ -30,7 +30,8 @@ from mlxtrace.events import (
 if TYPE_CHECKING:
     from mlxtrace.counters import Counters
 
-_QUIESCING = {("PRE_COPY", "PRE_COPY_P2P"), ("RUNNING", "RUNNING_P2P")}
+_RUNNING = {"RUNNING", "PRE_COPY"}
+"""States in which a VF runs. An arc out of them quiesces it, or stops it where there is no P2P."""
 _PRECOPY = {"PRE_COPY", "PRE_COPY_P2P"}
 
 
@@ -242,13 +243,12 @@ class Totals:
         if event.errno:
             self.failed_arcs += 1
             return
-        arc = (event.old_state, event.new_state)
         if event.new_state == "PRE_COPY" and event.old_state not in _PRECOPY:
             self._precopy_from = event.start_boot_ns
         elif event.old_state == "PRE_COPY" and self._precopy_from is not None:
             self.precopy_ns += event.start_boot_ns - self._precopy_from
             self._precopy_from = None
-        if arc in _QUIESCING:
+        if event.old_state in _RUNNING and event.new_state not in _RUNNING:
             self._stopped_from = event.start_boot_ns
         elif event.new_state in ("RUNNING", "RUNNING_P2P", "RESUMING"):
             self._stopped_from = None
