@@ -15,6 +15,7 @@ from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.decoder import Decoder
 from mlxtrace.events import Lost, Summary
 from mlxtrace.mailbox import Opcode
+from mlxtrace.records import Kind
 
 from .raw_records import FINAL, INITIAL, MIDDLE, STEP_NS, Clock, Vf, source_migrates, target_loads
 
@@ -146,6 +147,53 @@ def test_downtime_of_a_target() -> None:
     assert found.resume_ns is not None
     assert found.resume_ns >= found.resume_fw_ns
     assert "from the last LOAD to RUNNING, of it firmware 0.002 ms" in text(found)
+
+
+def loads(vf: Vf) -> None:
+    vf.go("STOP", "RESUMING")
+    vf.write(1, 600)
+    vf.command(Opcode.LOAD_VHCA_STATE, size=500)
+
+
+def is_paused(vf: Vf) -> None:
+    """Its guest is stopped and goes on, ten minutes later."""
+    vf.clock.now += 600_000_000_000
+    vf.go("RUNNING", "RUNNING_P2P")
+    vf.go("RUNNING_P2P", "STOP")
+    vf.go("STOP", "RUNNING_P2P")
+    vf.command(Opcode.RESUME_VHCA, op_mod=0)
+    vf.go("RUNNING_P2P", "RUNNING")
+
+
+def is_reset(vf: Vf) -> None:
+    vf.taken(Kind.RESET, "RESUMING", "mlx5vf_pci_aer_reset_done+0x10", resuming=1)
+    is_paused(vf)
+
+
+def becomes_a_source(vf: Vf) -> None:
+    vf.go("RESUMING", "STOP")
+    vf.go("STOP", "STOP_COPY")
+    vf.save(FINAL, 100)
+    vf.go("STOP_COPY", "STOP")
+    is_paused(vf)
+
+
+def is_given_another_stream(vf: Vf) -> None:
+    vf.go("RESUMING", "STOP")
+    vf.go("STOP", "RESUMING")
+    vf.go("RESUMING", "STOP")
+    is_paused(vf)
+
+
+@pytest.mark.parametrize("then", [is_reset, becomes_a_source, is_given_another_stream])
+def test_what_was_loaded_is_only_resumed_in_its_own_session(then: Callable[[Vf], None]) -> None:
+    def target(vf: Vf) -> None:
+        loads(vf)
+        then(vf)
+
+    found = summed(target)
+    assert found.final_load_ns == STEP_NS
+    assert (found.resume_ns, found.resume_fw_ns) == (None, None)
 
 
 def precopy(dirty: int, *, read: int) -> Callable[[Vf], None]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from mlxtrace.events import Abort, Command, End, Event, Load, Save, State
+from mlxtrace.mailbox import MIGRATING
 
 _LIVE = {"RUNNING", "PRE_COPY", "RESUMING"}
 """States in which a VF has not been stopped for a migration (any more)."""
@@ -70,6 +71,7 @@ class Downtime:
                 self._state(event)
             case Abort():
                 self._forget()
+                self._loaded_at = None
 
     def to_json(self) -> dict[str, int | None]:
         """Return the keys of the summary."""
@@ -112,6 +114,9 @@ class Downtime:
         if event.old_state == "STOP_COPY":
             # Nobody read to the end, or the probe that sees it is absent.
             self._over()
+        if event.new_state in MIGRATING:
+            # What was loaded before is nothing that this session, or what follows it, resumes.
+            self._loaded_at = None
         if event.new_state not in _LIVE:
             return
         self._forget()
