@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from genbindings.errors import Error
-from mlxtrace import cli, output, recording, records, report
+from mlxtrace import cli, join_report, output, recording, records, report
 from mlxtrace.counters import Counters
 from mlxtrace.decoder import Decoder
 
@@ -26,6 +27,7 @@ from .random_records import raws
 from .test_recording import COUNTERS, END, header, stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ANY = settings(
@@ -165,6 +167,7 @@ def test_headers_and_ends_that_are_made_up_never_crash(tmp_path: Path, data: st.
                 closing["clock"],
                 closing["counters"],
                 closing["counters"]["probes"],
+                closing["counters"]["probes"]["save-read"],
             ]
         )
     )
@@ -175,10 +178,38 @@ def test_headers_and_ends_that_are_made_up_never_crash(tmp_path: Path, data: st.
         where[key] = data.draw(values)
     path = write(tmp_path / "made-up.mlxrec", head, closing)
     for as_json in (False, True):
-        try:
-            report.report(path, io.StringIO(), as_json=as_json, warn=lambda _: None)
-        except Error:
-            continue
+        for show in (report.report, joined):
+            with contextlib.suppress(Error):
+                show(path, io.StringIO(), as_json=as_json, warn=lambda _: None)
+
+
+def joined(path: Path, stream: io.StringIO, **how: Any) -> bool:
+    """As report.report, of a recording that has both VFs."""
+    return join_report.report(path, path, stream, **how)
+
+
+@pytest.mark.parametrize("name", ["host", "version", "filter", "vfs", "probes", "clock"])
+@pytest.mark.parametrize("show", [report.report, joined])
+def test_an_odd_header_is_refused(tmp_path: Path, name: str, show: Callable[..., bool]) -> None:
+    path = write(tmp_path / "odd.mlxrec", {**header(), name: [7]})
+    with pytest.raises(Error, match=rf"the header of .*odd.mlxrec cannot be read: {name} is no "):
+        show(path, io.StringIO(), warn=print)
+    path = write(tmp_path / "odd.mlxrec", {k: v for k, v in header().items() if k != name})
+    with pytest.raises(Error, match=f"lacks '{name}'"):
+        show(path, io.StringIO(), warn=print)
+
+
+@pytest.mark.parametrize("odd", [[], "", {}, False, 1.5])
+@pytest.mark.parametrize("key", ["entries", "returns", "open", "skipped"])
+def test_odd_counts_are_unknown_with_a_warning(tmp_path: Path, key: str, odd: object) -> None:
+    counters = COUNTERS.to_json()
+    counters["probes"]["save-read"][key] = odd
+    closing = {"clock": END, "counters": counters}
+    path = write(tmp_path / "odd.mlxrec", header(), closing)
+    warnings: list[str] = []
+    text = replayed(path, warnings)
+    assert warnings == [f"the closing counters of {path} cannot be read"]
+    assert json.loads(text.splitlines()[-1])["lost_records"] is None
 
 
 def test_json_that_is_too_deep_is_damage(recorded: Path) -> None:

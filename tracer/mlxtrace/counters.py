@@ -91,8 +91,10 @@ class Counters:
         """
         probes = {name: ProbeCounts(**value) for name, value in data.get("probes", {}).items()}
         for counts in probes.values():
-            for number in (counts.entries, counts.returns, counts.open, counts.skipped or 0):
+            for number in (counts.entries, counts.returns, counts.open):
                 _check(number)
+            if counts.skipped is not None:
+                _check(counts.skipped)
         return cls(
             lost_records=_check(data.get("lost_records", 0)),
             untracked=_check(data.get("untracked", 0)),

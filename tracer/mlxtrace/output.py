@@ -146,20 +146,34 @@ def meta_of(header: dict[str, Any]) -> Meta:
     """Return the event that opens the output, from a recording's header.
 
     Raises:
-        KeyError, TypeError: the header is not one of :func:`new_header`.
+        KeyError, TypeError, ValueError: the header is not one of :func:`new_header`.
     """
     clock = header["clock"]
     return Meta(
         bdf=None,
         boot_ns=int(clock["boot_ns"]),
         schema=SCHEMA,
-        version=header["version"],
-        host=header["host"],
-        kernel=header["kernel"],
+        version=_text(header, "version"),
+        host=_text(header, "host"),
+        kernel=_text(header, "kernel"),
         monotonic_ns=int(clock["monotonic_ns"]),
         realtime_ns=int(clock["realtime_ns"]),
-        layout=header["layout"],
-        filter=list(header["filter"]),
-        vfs=list(header["vfs"]),
-        probes=list(header["probes"]),
+        layout=_text(header, "layout"),
+        filter=_list(header, "filter", str),
+        vfs=_list(header, "vfs", str),
+        probes=_list(header, "probes", dict),
     )
+
+
+def _text(header: dict[str, Any], name: str) -> str:
+    value = header[name]
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is no text")
+    return value
+
+
+def _list(header: dict[str, Any], name: str, of: type[Any]) -> list[Any]:
+    value = header[name]
+    if not isinstance(value, list) or not all(isinstance(each, of) for each in value):
+        raise ValueError(f"{name} is no list of what it should be")
+    return value

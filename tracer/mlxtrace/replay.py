@@ -38,7 +38,7 @@ class Replay:
 
     Raises:
         UnreadableError: its header is cut or damaged.
-        Error: it is not a recording, or its header lacks something.
+        Error: it is not a recording, or its header lacks something or has something odd.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
@@ -50,8 +50,10 @@ class Replay:
         try:
             self.clocks = [_clock(self.header["clock"])]
             self.meta: Meta = output.meta_of(self.header)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Error(f"the header of {path} lacks something: {error}") from None
+        except KeyError as error:
+            raise Error(f"the header of {path} lacks {error}") from None
+        except (TypeError, ValueError) as error:
+            raise Error(f"the header of {path} cannot be read: {error}") from None
 
     def chunks(self) -> Iterator[bytes]:
         """Yield whole records, block by block, up to the end or the first damage."""
@@ -87,6 +89,8 @@ class Replay:
 
 
 def _clock(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise TypeError("clock is no object")
     clock = {name: value[name] for name in _CLOCKS}
     if _ERROR in value:
         clock[_ERROR] = value[_ERROR]
