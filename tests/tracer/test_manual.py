@@ -36,6 +36,17 @@ def test_every_option_is_in_it(module: object) -> None:
             assert re.search(rf"(?<![-\w]){re.escape(name)}(?![-\w])", PAGE), name
 
 
+@pytest.mark.parametrize("module", [cli_precopy, cli_report, cli_doctor])
+def test_every_option_is_in_the_synopsis(module: object) -> None:
+    command = module.command  # type: ignore[attr-defined]
+    synopsis = PAGE.partition(".SH SYNOPSIS")[2].partition(".SH DESCRIPTION")[0]
+    forms = [form for form in synopsis.split(".B mlxtrace ") if form.startswith(command.name)]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            shown = [o for o in parameter.opts for form in forms if re.search(rf"\[{o}\b", form)]
+            assert shown, parameter.opts
+
+
 def test_every_column_and_every_event_is_in_it() -> None:
     fields = PAGE.partition(".SH FIELDS")[2].partition(".SH EXAMPLES")[0]
     for name in text.header().split():
