@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from mlxtrace import btf, calls, capture, fentry, layout, probetable, program
 from mlxtrace.catalogue import DRIVER, NUMBERS, PROBES
 from mlxtrace.doctor import Verdict
 from mlxtrace.doctor_driver import _attachable
-from mlxtrace.fentry import Fentry
+from mlxtrace.fentry import Fentry, RefusedError
 from mlxtrace.kprobe import Attachment
 from mlxtrace.probetable import ATTACHED, ProbeState
 
@@ -47,6 +48,7 @@ class Kernel:
     """libbpf, as far as it is asked: which sides of a function the kernel takes."""
 
     def __init__(self, *, loads: bool = True, attaches: tuple[int, ...] = (24, 25)) -> None:
+        self.libbpf_major_version = lambda: 1
         self.loads = loads
         self.attaches = attaches
         self.links: list[int] = []
@@ -210,6 +212,38 @@ def test_a_kernel_that_refuses_fentry_gets_kprobes(
         assert bool(state.reason) == state.probe.fentry
     kernel.loads = False
     assert capture.rehearse(PROBES, LAYOUTS) == sum(len(probe.programs) for probe in PROBES)
+
+
+def test_a_program_is_never_loaded_through_an_old_libbpf(
+    programs: list[Program], kernel: Kernel, descriptors: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bpf_prog_load takes a path first, and crashes on a number."""
+    del descriptors
+    del kernel.libbpf_major_version
+    monkeypatch.setattr(kernel, "bpf_prog_load", None)
+    tracer = capture.Capture(PROBES, LAYOUTS)
+    for state in tracer.start():
+        assert state.how == "kprobe"
+        assert state.reason == ("libbpf is older than 0.6" if state.probe.fentry else "")
+    assert len(programs) == 1
+    assert capture.rehearse(PROBES, LAYOUTS) == sum(len(probe.programs) for probe in PROBES)
+
+
+def test_minus_one_is_no_errno(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libbpf 0.6 to 0.8 return -1 for all errors, and leave the errno where C does."""
+
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(errno.EOPNOTSUPP)
+        return -1
+
+    monkeypatch.setattr(kernel, "bpf_prog_load", refuse)
+    monkeypatch.setattr(kernel, "bpf_link_create", refuse)
+    found = Fentry()
+    with pytest.raises(RefusedError, match="Operation not supported"):
+        found.load("a_program", bytes(16), BY_NAME["save-read"], at_return=False)
+    with pytest.raises(RefusedError, match="Operation not supported"):
+        found.attach(3, "a_program", at_return=False)
+    found.close()
 
 
 def test_a_rehearsal_has_the_kernel_verify_all(

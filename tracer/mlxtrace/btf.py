@@ -52,7 +52,7 @@ def library() -> ctypes.CDLL:
     """Return libbpf, its functions declared.
 
     Raises:
-        Error: the library is not installed.
+        Error: the library is not installed, or too old.
     """
     for name in _FIRST_NAMED:
         try:
@@ -65,7 +65,6 @@ def library() -> ctypes.CDLL:
     pointer, text, u32 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32
     for function, result, arguments in (
         ("btf__load_vmlinux_btf", pointer, []),
-        ("btf__load_module_btf", pointer, [text, pointer]),
         ("btf__parse", pointer, [text, pointer]),
         ("btf__parse_split", pointer, [text, pointer]),
         ("btf__free", None, [pointer]),
@@ -84,12 +83,35 @@ def library() -> ctypes.CDLL:
         ),
         ("libbpf_set_print", pointer, [pointer]),
     ):
-        declared = getattr(lib, function)
+        try:
+            declared = getattr(lib, function)
+        except AttributeError:
+            raise Error(
+                f"{name} is older than libbpf 0.5: it has no {function}",
+                "update libbpf (Debian and Ubuntu: libbpf0 or libbpf1; Fedora and RHEL: libbpf)",
+            ) from None
         declared.restype = result
         declared.argtypes = arguments
     # What fails here is reported by us, in our words.
     lib.libbpf_set_print(None)
     return lib
+
+
+def loads_programs() -> bool:
+    """Whether libbpf's bpf_prog_load is the one with the arguments that are declared here.
+
+    That came with libbpf 0.6, as libbpf_major_version did. Before, the function of that name took
+    the path of an object file, and a number in its place is a crash.
+    """
+    return hasattr(library(), "libbpf_major_version")
+
+
+def error_of(result: int) -> int:
+    """Return the errno of a call of libbpf that returned ``result``, which is negative.
+
+    Before libbpf 1.0 that is -1 for all of them.
+    """
+    return (ctypes.get_errno() or 1) if result == -1 else -result
 
 
 class Btf:

@@ -11,7 +11,7 @@ from genbindings.errors import Error
 from mlxtrace import capture, host, layout
 from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe, select
 from mlxtrace.doctor import Finding, Verdict
-from mlxtrace.fentry import Fentry
+from mlxtrace.fentry import OLD_LIBBPF, Fentry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,12 +131,13 @@ def _attachable(probe: Probe, topic: str, symbol: str, fentry: Fentry) -> Findin
     if not probe.interrupt:
         said = f"attachable: {symbol}, by kprobe only, which costs each call more ({lacks})"
         return Finding(topic, Verdict.OK, said)
+    remedy = f"build {probe.module} with BTF (CONFIG_DEBUG_INFO_BTF_MODULES) for fentry"
     return Finding(
         topic,
         Verdict.DEGRADED,
         f"attachable: {symbol}, by kprobe only ({lacks}), which the kernel skips when it "
         "interrupts another probe; such SAVEs are shown with bounds",
-        f"build {probe.module} with BTF (CONFIG_DEBUG_INFO_BTF_MODULES) for fentry",
+        "update libbpf" if lacks == OLD_LIBBPF else remedy,
     )
 
 

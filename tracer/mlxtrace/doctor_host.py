@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mlxtrace import btf, host
 from mlxtrace.capture import load_bcc
 from mlxtrace.doctor import Finding, Verdict
+from mlxtrace.fentry import OLD_LIBBPF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,17 @@ def headers() -> Iterator[Finding]:
 
 def libbpf() -> Iterator[Finding]:
     """The library that reads BTF and attaches probes."""
-    yield Finding("libbpf", Verdict.OK, str(btf.library()._name))
+    name = btf.library()._name
+    if btf.loads_programs():
+        yield Finding("libbpf", Verdict.OK, name)
+        return
+    yield Finding(
+        "libbpf",
+        Verdict.DEGRADED,
+        f"{name}: {OLD_LIBBPF}, so that fentry on a module cannot be used, the kernel may skip the "
+        "completion of a SAVE, and each read and write costs more",
+        "update libbpf",
+    )
 
 
 def bcc() -> Iterator[Finding]:

@@ -30,6 +30,8 @@ _TRACE_FEXIT = 25
 _KIND_FUNC = 12
 _NAME_LENGTH = 64
 
+OLD_LIBBPF = "libbpf is older than 0.6"
+
 
 class _LoadOptions(ctypes.Structure):
     """struct bpf_prog_load_opts of libbpf, as far as it is used; ``sz`` says how far."""
@@ -131,7 +133,8 @@ class Fentry:
             ctypes.byref(options),
         )
         if program < 0:
-            raise RefusedError(f"the kernel does not load {name}: {os.strerror(-program)}")
+            why = os.strerror(btf.error_of(program))
+            raise RefusedError(f"the kernel does not load {name}: {why}")
         return program
 
     def attach(self, program: int, name: str, *, at_return: bool) -> int:
@@ -143,7 +146,8 @@ class Fentry:
         side = _TRACE_FEXIT if at_return else _TRACE_FENTRY
         link: int = btf.library().bpf_link_create(program, 0, side, None)
         if link < 0:
-            raise RefusedError(f"the kernel does not attach {name}: {os.strerror(-link)}")
+            why = os.strerror(btf.error_of(link))
+            raise RefusedError(f"the kernel does not attach {name}: {why}")
         return link
 
     def close(self) -> None:
@@ -163,6 +167,8 @@ def _opened(name: str) -> _Module:
     types = btf.Btf.of_module(name)
     if types is None:
         return _Module(lacks=f"no BTF of {name}")
+    if not btf.loads_programs():
+        return _Module(lacks=OLD_LIBBPF)
     try:
         return _Module(types, _module_fd(btf.library(), name))
     except OSError as error:
@@ -176,7 +182,7 @@ def _module_fd(lib: ctypes.CDLL, module: str) -> int:
     while not lib.bpf_btf_get_next_id(identity.value, ctypes.byref(identity)):
         descriptor: int = lib.bpf_btf_get_fd_by_id(identity.value)
         if descriptor < 0:
-            refused = -descriptor
+            refused = btf.error_of(descriptor)
             continue
         name = ctypes.create_string_buffer(_NAME_LENGTH)
         info = _BtfInfo(name=ctypes.addressof(name), name_len=_NAME_LENGTH)
