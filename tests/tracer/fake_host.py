@@ -91,6 +91,7 @@ class FakeHost:
 
         class BPF:
             KPROBE = 2
+            ring_buffer_poll = None
 
             def __init__(self, text: str, cflags: list[str]) -> None:
                 assert "enter_set_state" in text or "enter_device_ioctl" in text

@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A libbpf that is older than what mlxtrace was written for: used as it is, or named."""
+"""A libbpf or a bcc that is older than what mlxtrace was written for: used as it is, or named."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import sys
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from genbindings.errors import Error
-from mlxtrace import btf, doctor_driver, doctor_host, fentry
+from mlxtrace import btf, capture, doctor_driver, doctor_host, fentry
 from mlxtrace.catalogue import PROBES
 from mlxtrace.doctor import Verdict
 from mlxtrace.fentry import Fentry
+
+from .fake_host import FakeHost
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OLD = "libbpf is older than 0.6"
 LOAD = btf.library.__wrapped__
@@ -85,3 +92,16 @@ def test_minus_one_is_no_errno_of_a_module_s_btf() -> None:
     with pytest.raises(PermissionError) as raised:
         fentry._module_fd(library, "mlx5_vfio_pci")  # type: ignore[arg-type]
     assert raised.value.errno == errno.EACCES
+
+
+def test_a_bcc_without_ring_buffers_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeHost(tmp_path, monkeypatch)
+    capture.load_bcc()
+    bcc = sys.modules["bcc"]
+    monkeypatch.delattr(bcc.BPF, "ring_buffer_poll")
+    monkeypatch.setattr(bcc, "__version__", "0.12.0")
+    with pytest.raises(Error, match=r"bcc 0.12.0 is too old") as raised:
+        capture.load_bcc()
+    assert "update bcc" in raised.value.hint

@@ -131,6 +131,7 @@ def test_a_bcc_that_refuses_our_headers_is_given_the_kernel_s(
 
     class BPF:
         KPROBE = 2
+        ring_buffer_poll = None
 
         def __init__(self, **_: object) -> None:
             taken.append(os.environ.get(bccheaders.SOURCE))

@@ -51,6 +51,14 @@ def not_bcc(module: ModuleType) -> Error:
     )
 
 
+def too_old(module: ModuleType) -> Error:
+    """Return what to say of a bcc that cannot read a BPF ring buffer."""
+    return Error(
+        f"bcc {module.__version__} is too old: it cannot read a ring buffer, as 0.16 can",
+        "update bcc (python3-bpfcc; Fedora and RHEL: python3-bcc)",
+    )
+
+
 def not_compiled(output: str, failure: str, version: str) -> Error:
     """Return what to say when the program was not compiled or created.
 

@@ -61,8 +61,10 @@ class Calls:
             del self._crowded[key]
 
     def _stream_calls(self) -> Iterator[tuple[int, Any]]:
-        # All of the array at once: one by one takes a thousand system calls.
-        for _, call in self._streams.items_lookup_batch():
+        # All of the array at once: one by one takes a thousand system calls, but an old bcc has
+        # no other way.
+        items = getattr(self._streams, "items_lookup_batch", self._streams.items)
+        for _, call in items():
             if call.key:
                 yield call.key, call
         for key, call in self._crowded.items():

@@ -41,7 +41,7 @@ def load_bcc() -> ModuleType:
     """Import bcc.
 
     Raises:
-        Error: it is not installed, invisible from this environment, or broken.
+        Error: it is not installed, invisible from this environment, broken, or too old.
     """
     try:
         import bcc
@@ -49,6 +49,8 @@ def load_bcc() -> ModuleType:
         raise bccerrors.not_imported(error) from None
     if not hasattr(bcc, "BPF"):
         raise bccerrors.not_bcc(bcc)
+    if not hasattr(bcc.BPF, "ring_buffer_poll"):
+        raise bccerrors.too_old(bcc)
     module: ModuleType = bcc
     return module
 
