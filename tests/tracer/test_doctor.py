@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from genbindings.errors import Error
-from mlxtrace import btf, devices, doctor, host, layout, vfio_open
+from mlxtrace import btf, devices, doctor, doctor_driver, host, layout, vfio_open
 from mlxtrace.catalogue import GENERIC, PROBES
 from mlxtrace.cli import group
 from mlxtrace.doctor import Finding, Verdict
@@ -248,10 +248,25 @@ def test_a_check_that_fails_in_an_unforeseen_way_is_a_finding() -> None:
         yield Finding("a", Verdict.OK, "fine")
         raise KeyError("unforeseen")
 
-    first, second = doctor.guarded("a", check)
-    assert first.verdict is Verdict.OK
-    assert second.verdict is Verdict.DEGRADED
-    assert "KeyError" in second.said
+    for required, verdict in ((False, Verdict.DEGRADED), (True, Verdict.MISSING)):
+        first, second = doctor.guarded("a", check, required=required)
+        assert first.verdict is Verdict.OK
+        assert second.verdict is verdict
+        assert "KeyError" in second.said
+
+
+@pytest.mark.parametrize("topic", ["module", "layouts", "program", "probes"])
+def test_a_trace_does_not_work_where_the_doctor_stumbles(
+    sick: FakeHost, monkeypatch: pytest.MonkeyPatch, topic: str
+) -> None:
+    del sick
+
+    def stumble(_: object) -> Iterator[Finding]:
+        raise FileNotFoundError("modinfo")
+
+    monkeypatch.setattr(doctor_driver.Driver, topic, stumble)
+    assert one(topic).verdict is Verdict.MISSING
+    assert status() == 1
 
 
 def test_every_line_is_short(sick: FakeHost, tmp_path: Path) -> None:

@@ -68,10 +68,13 @@ def _wrapped(text: str, indent: str) -> list[str]:
     )
 
 
-def guarded(topic: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def guarded(
+    topic: str, check: Callable[[], Iterator[Finding]], *, required: bool = False
+) -> Iterator[Finding]:
     """Yield what ``check`` finds; what it cannot examine is a finding too.
 
-    An :class:`Error` is what a trace would have ended with: its topic is missing.
+    An :class:`Error` is what a trace would have ended with: its topic is missing. So is it after
+    any other exception if it is ``required``, since a trace looks at the same.
     """
     try:
         yield from check()
@@ -80,7 +83,7 @@ def guarded(topic: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
     except Exception as error:  # noqa: BLE001 - the doctor reports on a host, whatever its state
         yield Finding(
             topic,
-            Verdict.DEGRADED,
+            Verdict.MISSING if required else Verdict.DEGRADED,
             f"could not be examined: {type(error).__name__}: {error}",
             "please report this with the output of mlxtrace doctor --json",
         )
@@ -96,20 +99,20 @@ def examine(*, open_vfs: bool = True, generic: bool = False) -> Iterator[Finding
     from mlxtrace import doctor_driver, doctor_host, doctor_vfs
 
     driver = doctor_driver.Driver(generic=generic)
-    for topic, check in (
-        ("privileges", doctor_host.privileges),
-        ("lockdown", doctor_host.lockdown),
-        ("sysctls", doctor_host.sysctls),
-        ("headers", doctor_host.headers),
-        ("libbpf", doctor_host.libbpf),
-        ("bcc", doctor_host.bcc),
-        ("module", driver.module),
-        ("layouts", driver.layouts),
-        ("program", driver.program),
-        ("probes", driver.probes),
-        ("vfs", lambda: doctor_vfs.vfs(open_them=open_vfs, generic=generic)),
+    for topic, check, required in (
+        ("privileges", doctor_host.privileges, True),
+        ("lockdown", doctor_host.lockdown, True),
+        ("sysctls", doctor_host.sysctls, False),
+        ("headers", doctor_host.headers, False),
+        ("libbpf", doctor_host.libbpf, True),
+        ("bcc", doctor_host.bcc, True),
+        ("module", driver.module, True),
+        ("layouts", driver.layouts, True),
+        ("program", driver.program, True),
+        ("probes", driver.probes, True),
+        ("vfs", lambda: doctor_vfs.vfs(open_them=open_vfs, generic=generic), False),
     ):
-        yield from guarded(topic, check)
+        yield from guarded(topic, check, required=required)
 
 
 def run(
