@@ -9,17 +9,16 @@ kernels have used.
 from __future__ import annotations
 
 import platform
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from genbindings.errors import Error
+from mlxtrace import modulefiles
 from mlxtrace.catalogue import DRIVER, VFIO
 from mlxuapi import vfio as uapi
 
-MODULES = Path("/lib/modules")
-DEBUG_FILES = Path("/usr/lib/debug/lib/modules")
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Types(Protocol):
@@ -232,20 +231,14 @@ def of_running_module() -> Layouts:
     types = Btf.of_module(DRIVER)
     if types is not None and types.has_struct(_FILE):
         return resolve(types, f"BTF of {DRIVER}")
-    tried = []
-    for path in _module_files(DRIVER):
-        tried.append(str(path))
-        try:
-            dwarf = DwarfTypes(path)
-        except Error:
-            continue
-        if dwarf.found:
-            return resolve(dwarf, f"DWARF of {path}")
+    found, tried = _from_dwarf(DRIVER)
+    if found is not None:
+        return found
     raise Error(
         f"the layout of {DRIVER}'s structs is unknown: no BTF (/sys/kernel/btf/{DRIVER}), and no "
-        f"DWARF in {' or '.join(tried) or 'any file of the module'}",
+        f"DWARF in {tried}",
         "build the module with CONFIG_DEBUG_INFO_BTF, or with -g, or install its debug package "
-        f"(on Debian linux-image-{platform.release()}-dbg)",
+        f"(on Debian linux-image-{platform.release()}-dbg; on Fedora and RHEL kernel-debuginfo)",
     )
 
 
@@ -261,37 +254,29 @@ def of_running_core() -> Layouts:
     for types, source in ((Btf.of_module(VFIO), f"BTF of {VFIO}"), (Btf.of_kernel(), "BTF")):
         if types is not None and types.has_struct("vfio_device"):
             return resolve(types, source, generic=True)
-    for path in _module_files(VFIO):
-        try:
-            dwarf = DwarfTypes(path)
-        except Error:
-            continue
-        if dwarf.found:
-            return resolve(dwarf, f"DWARF of {path}", generic=True)
+    found, tried = _from_dwarf(VFIO, generic=True)
+    if found is not None:
+        return found
     raise Error(
-        f"the layout of VFIO's structs is unknown: no BTF (/sys/kernel/btf/{VFIO}) and no DWARF",
+        f"the layout of VFIO's structs is unknown: no BTF (/sys/kernel/btf/{VFIO}), and no DWARF "
+        f"in {tried}",
         "load the module vfio, or build it with CONFIG_DEBUG_INFO_BTF",
     )
 
 
-def _module_files(module: str) -> list[Path]:
-    release = platform.release()
-    candidates = []
-    answer = subprocess.run(
-        ["modinfo", "-n", module], capture_output=True, text=True, check=False, env=_tool_env()
-    )
-    if answer.returncode == 0:
-        own = Path(answer.stdout.strip())
-        candidates.append(own)
-        root = MODULES / release
-        if own.is_relative_to(root):
-            below = own.relative_to(root)
-            debug = DEBUG_FILES / release / below
-            candidates += [debug, debug.with_name(debug.name + ".debug")]
-    return [path for path in candidates if path.is_file()]
-
-
-def _tool_env() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+def _from_dwarf(module: str, *, generic: bool = False) -> tuple[Layouts | None, str]:
+    """Return the layouts from the first file of ``module`` that has them, and what was tried."""
+    tried = []
+    for path in modulefiles.candidates(module):
+        tried.append(str(path))
+        try:
+            with modulefiles.plain(path) as file:
+                dwarf = DwarfTypes(file)
+        except modulefiles.PackedError as error:
+            tried[-1] += f" ({error})"
+            continue
+        except Error:
+            continue
+        if dwarf.found:
+            return resolve(dwarf, f"DWARF of {path}", generic=generic), ""
+    return None, " or ".join(tried) or f"any file of it in {modulefiles.MODULES}"
