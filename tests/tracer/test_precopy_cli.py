@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from genbindings.errors import Error, UsageError
-from mlxtrace import capture, devices, host, layout, precopy
+from mlxtrace import capture, devices, doctor, host, layout, precopy
 from mlxtrace.catalogue import GENERIC, PROBES
 from mlxtrace.cli import group
 from mlxtrace.cli_precopy import command
+
+from .fake_host import FakeHost
 
 
 def invoke(*arguments: str) -> BaseException | None:
@@ -181,6 +183,7 @@ def test_the_places_of_any_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "0 T two_vf_save_read\t[two]\n0 t three_save_read\t[unrelated]\n0 t kernel_save_read\n"
         "0 d one_data_save_read\t[one_vfio]\n0 t one_restore_write\t[one_vfio]\n"
     )
+    monkeypatch.setattr(devices, "SYSFS", tmp_path / "sys")
     for core, driver in (("vfio", "one_vfio"), ("vfio_pci_core", "two")):
         (tmp_path / core / "holders" / driver).mkdir(parents=True)
     monkeypatch.setattr(host, "MODULES", tmp_path)
@@ -190,3 +193,73 @@ def test_the_places_of_any_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert host.places(probes["resume-write"]) == ["one_restore_write"]
     assert host.places(probes["precopy-ioctl"]) == []
     assert host.places(probes["data-file"]) == ["fd_install"]
+
+
+@pytest.fixture
+def built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    """A host whose kernel has VFIO and vfio-pci in it, as Ubuntu's: neither has holders."""
+    fake = FakeHost(tmp_path, monkeypatch)
+    fake.write("sys/module/vfio/version", "0.3\n")
+    fake.write(
+        "proc/kallsyms",
+        "0 t vfio_device_fops_unl_ioctl\n0 T vfio_mig_get_next_state\n0 T fd_install\n"
+        "0 t acme_save_read\t[acme_vfio_pci]\n0 t acme_resume_write\t[acme_vfio_pci]\n"
+        "0 t other_save_read\t[unrelated]\n0 t core_save_read\n0 d data_save_read\n",
+    )
+    return fake
+
+
+def bind(fake: FakeHost, bus: str, name: str, module: str | None, *, vfio: bool = True) -> None:
+    """Let a driver, which is of ``module``, have that device."""
+    device = fake.root / f"sys/bus/{bus}/devices/{name}"
+    device.mkdir(parents=True)
+    if vfio:
+        (device / "vfio-dev/vfio0").mkdir(parents=True)
+    driver = fake.root / f"sys/bus/{bus}/drivers/{module or 'part-of-the-kernel'}"
+    driver.mkdir(parents=True, exist_ok=True)
+    (device / "driver").symlink_to(driver)
+    if module and not (driver / "module").is_symlink():
+        (driver / "module").symlink_to(fake.root / "sys/module" / module)
+
+
+def place(name: str) -> list[str]:
+    return host.places(next(probe for probe in GENERIC if probe.name == name))
+
+
+def test_drivers_are_known_by_their_devices_where_vfio_is_built_in(built_in: FakeHost) -> None:
+    assert place("save-read") == []
+    bind(built_in, "pci", "0000:02:00.0", "unrelated", vfio=False)
+    assert place("save-read") == []
+    bind(built_in, "pci", "0000:01:00.1", "acme_vfio_pci")
+    assert place("save-read") == ["acme_save_read"]
+    assert place("resume-write") == ["acme_resume_write"]
+    assert place("precopy-ioctl") == []
+    assert host.why_nowhere()[0] == "in no driver of VFIO that is known here (acme_vfio_pci)"
+
+
+@pytest.mark.parametrize(
+    ("bus", "name", "module", "expected"),
+    [
+        ("mdev", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "unrelated", ["other_save_read"]),
+        ("pci", "0000:01:00.1", "vfio_pci", ["core_save_read"]),
+        ("pci", "0000:01:00.1", None, ["core_save_read"]),
+    ],
+)
+def test_drivers_of_any_bus_and_in_the_kernel(
+    built_in: FakeHost, bus: str, name: str, module: str | None, expected: list[str]
+) -> None:
+    bind(built_in, bus, name, module)
+    assert place("save-read") == expected
+
+
+def test_the_doctor_says_load_only_where_no_driver_is_known(built_in: FakeHost) -> None:
+    def said() -> doctor.Finding:
+        found = doctor.examine(generic=True, open_vfs=False)
+        return next(each for each in found if each.topic == "probe precopy-ioctl")
+
+    assert "none is known here" in said().said
+    assert said().remedy.startswith("load the driver")
+    assert said().remedy.endswith("bind a device to it")
+    bind(built_in, "pci", "0000:01:00.1", "acme_vfio_pci")
+    assert "(acme_vfio_pci)" in said().said
+    assert said().remedy.startswith("if another driver")

@@ -259,7 +259,7 @@ class Capture:
                 f"the probe {probe.name} has no place: {probe.symbols[0]} is {problem}",
                 f"without it {probe.loses}",
             )
-        return ProbeState.absent(probe, problem or host.NO_DRIVER)
+        return ProbeState.absent(probe, problem or host.why_nowhere()[0])
 
     def _attach_to(self, probe: Probe, programs: Sequence[int], symbol: str) -> str:
         """Attach to the entry, or entry and return, of one function; return why not, or ""."""

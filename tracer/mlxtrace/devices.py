@@ -175,6 +175,18 @@ def module_available(module: str) -> bool:
     return False
 
 
+def vfio_modules() -> set[str]:
+    """Modules whose drivers have a device in VFIO (since Linux 6.1); "" for one that has no name.
+
+    A driver that is part of the kernel may have none.
+    """
+    return {
+        _link_name(entry.parent / "driver" / "module") or ""
+        for bus in ("pci", "mdev")
+        for entry in (SYSFS / "bus" / bus / "devices").glob("*/vfio-dev")
+    }
+
+
 def unviable_members(group: int) -> list[str]:
     """Return the members of IOMMU group ``group`` that keep it from use, as ``BDF (driver)``.
 

@@ -107,8 +107,8 @@ def _probe(probe: Probe, lacks: str, fentry: Fentry) -> Finding:
     if probe.module == DRIVERS:
         if places := host.places(probe):
             return Finding(topic, Verdict.OK, f"attachable: {', '.join(places)}")
-        remedy = "load the driver whose migrations are to be traced"
-        return Finding(topic, Verdict.DEGRADED, f"{host.NO_DRIVER}; so {probe.loses}", remedy)
+        why, remedy = host.why_nowhere()
+        return Finding(topic, Verdict.DEGRADED, f"{why}; so {probe.loses}", remedy)
     verdict = Verdict.MISSING if probe.required else Verdict.DEGRADED
     reason = ""
     for symbol in probe.symbols:

@@ -25,8 +25,6 @@ KPROBES = Path("/sys/kernel/debug/kprobes")
 KHEADERS = Path("/sys/kernel/kheaders.tar.xz")
 LIB_MODULES = Path("/lib/modules")
 
-NO_DRIVER = "in no driver of VFIO that is loaded"
-
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 
@@ -207,20 +205,48 @@ def places(probe: Probe) -> list[str]:
     """
     if probe.module != DRIVERS:
         return list(probe.symbols)
-    modules = {
-        holder.name
-        for name in (VFIO, "vfio_pci_core", "mdev")
-        for holder in (MODULES / name / "holders").glob("*")
-    }
+    table = _symbols()
+    modules = vfio_drivers()
+    built_in = any(f"[{module}]" not in table for module in devices.vfio_modules())
     found = []
-    for line in _symbols().splitlines():
+    for line in table.splitlines():
         words = line.split()
-        if len(words) != 4 or words[1] not in "tT" or words[3].strip("[]") not in modules:
+        # What is part of the kernel has no module behind its name.
+        is_ours = words[3].strip("[]") in modules if len(words) == 4 else built_in
+        if len(words) < 3 or words[1] not in "tT" or not is_ours:
             continue
         name = words[2]
         if not name.startswith("__") and any(fnmatchcase(name, p) for p in probe.symbols):
             found.append(name)
     return found
+
+
+def vfio_drivers() -> set[str]:
+    """Modules that may be drivers of VFIO, "" for one that has no name.
+
+    Those that use its core; where that is part of the kernel, nothing tells which these are, but
+    those that have a device are known all the same.
+    """
+    users = {
+        holder.name
+        for name in (VFIO, "vfio_pci_core", "mdev")
+        for holder in (MODULES / name / "holders").glob("*")
+    }
+    return users | devices.vfio_modules()
+
+
+def why_nowhere() -> tuple[str, str]:
+    """Say why a probe on all drivers of VFIO has no place, and what to do."""
+    names = sorted(name or "one of the kernel" for name in vfio_drivers())
+    if not names:
+        return (
+            "in no driver of VFIO: none is known here",
+            "load the driver whose migrations are to be traced, and bind a device to it",
+        )
+    return (
+        f"in no driver of VFIO that is known here ({', '.join(names)})",
+        "if another driver's migrations are to be traced, load it, and bind a device to it",
+    )
 
 
 @functools.cache

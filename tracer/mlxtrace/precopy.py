@@ -194,7 +194,7 @@ def _place(probe: Probe) -> tuple[str, str]:
     """Return the symbol that the probe can sit on, or "" and why there is none."""
     reason = ""
     if probe.module == DRIVERS:
-        return ", ".join(host.places(probe)), host.NO_DRIVER
+        return ", ".join(host.places(probe)), host.why_nowhere()[0]
     for symbol in probe.symbols:
         why = host.why_absent(symbol, probe.module)
         if not why:
