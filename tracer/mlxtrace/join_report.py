@@ -6,11 +6,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, TextIO
 
-from mlxtrace import join
+from mlxtrace import join, output
 from mlxtrace.content import STEP_BYTES
 from mlxtrace.recording import UnreadableError
 from mlxtrace.replay import Replay
-from mlxtrace.report import to_stderr
 from mlxtrace.units import size
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def report(
     stream: TextIO,
     *,
     as_json: bool = False,
-    warn: Callable[[str], None] = to_stderr,
+    warn: Callable[[str], None] = output.warn,
 ) -> bool:
     """Print the downtimes; return whether nothing is lost, and clocks and contents agree.
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genbindings import __version__
@@ -100,6 +102,12 @@ class Output:
         if lines:
             self._stream.write("\n".join(lines) + "\n")
             self._stream.flush()
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on stderr; if nobody is there any more, that is no reason to fail."""
+    with contextlib.suppress(OSError):
+        print(f"mlxtrace: warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def is_complete(closing: Lost) -> bool:

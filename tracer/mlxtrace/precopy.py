@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from genbindings.errors import Error
 from mlxtrace import host, layout, output, probetable, program
 from mlxtrace.capture import Capture, load_bcc
 from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe, select
+from mlxtrace.child import Child
 from mlxtrace.decoder import Decoder
 from mlxtrace.fentry import Fentry
 from mlxtrace.probetable import ProbeState
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mlxtrace.live_output import LiveOutput
 
 _POLL_MS = 100
-_COMMAND_GRACE_S = 10
 _LATE_NS = 1_000_000_000
 """How long after it happened a record may come: an interval is printed so much later."""
 
@@ -89,6 +88,8 @@ def dry_run(options: Options, stream: TextIO) -> None:
 def run(options: Options, stream: TextIO) -> int:
     """Trace until Ctrl-C, SIGTERM, the end of the duration or of the command.
 
+    A command that still runs then is ended, and traced until it has.
+
     Returns:
         The exit status: that of the command if it failed, 3 under ``strict`` after a loss, else 0.
 
@@ -134,15 +135,21 @@ def run(options: Options, stream: TextIO) -> int:
     late_ns = 0 if options.live else _LATE_NS
     with contextlib.closing(printer), _signals() as stop, _command(options) as command:
         deadline = time.monotonic() + options.duration_s if options.duration_s else None
-        while not stop and (deadline is None or time.monotonic() < deadline):
+        while True:
             # The command's end is looked at first, so that its last records are still read.
-            ended = command is not None and command.poll() is not None
+            ended = command is not None and command.ended
             take(capture.poll(_POLL_MS))
             printer.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - late_ns)
             if ended:
                 break
+            if stop or (deadline is not None and time.monotonic() >= deadline):
+                if command is None:
+                    break
+                command.end()
         if command is not None:
-            status = _end_command(command, interrupted=bool(stop))
+            status = command.status
+            if command.stuck:
+                output.warn(f"{options.command[0]} was killed, and does not end: it is left behind")
     chunk, counters = capture.stop()
     take(chunk)
     clock = host.clocks()
@@ -245,7 +252,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _command(options: Options) -> Iterator[subprocess.Popen[bytes] | None]:
+def _command(options: Options) -> Iterator[Child | None]:
     """Run the command of ``-c``, if any.
 
     With JSON lines on stdout, the command's own stdout goes to stderr: the two must not mix. On
@@ -254,31 +261,9 @@ def _command(options: Options) -> Iterator[subprocess.Popen[bytes] | None]:
     if not options.command:
         yield None
         return
+    where = subprocess.DEVNULL if options.live else None
+    child = Child(options.command, sys.stderr.fileno() if options.as_json else where)
     try:
-        where = subprocess.DEVNULL if options.live else None
-        process = subprocess.Popen(
-            options.command,
-            stdout=sys.stderr.fileno() if options.as_json else where,
-            stdin=subprocess.DEVNULL,
-        )
-    except OSError as error:
-        raise Error(f"cannot run {options.command[0]}: {error.strerror}") from None
-    try:
-        yield process
+        yield child
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def _end_command(process: subprocess.Popen[bytes], *, interrupted: bool) -> int:
-    """Wait for the command, which a signal to us ends too; return its status as a shell would."""
-    if interrupted and process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGTERM)
-        try:
-            process.wait(_COMMAND_GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    status = process.wait()
-    return 128 - status if status < 0 else status
+        child.close()

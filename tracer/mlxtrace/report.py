@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, TextIO
 
 from mlxtrace import bulk, output
@@ -41,7 +40,7 @@ def report(
     Raises:
         Error: it cannot be read, or is not a recording.
     """
-    warn = warn or to_stderr
+    warn = warn or output.warn
     try:
         replay = Replay(path, warn)
     except UnreadableError as error:
@@ -73,8 +72,3 @@ def _is_large(path: Path) -> bool:
         return not path.is_file() or path.stat().st_size >= LARGE_BYTES
     except OSError:
         return False
-
-
-def to_stderr(sentence: str) -> None:
-    """Print a warning."""
-    print(f"mlxtrace: warning: {sentence}", file=sys.stderr)
