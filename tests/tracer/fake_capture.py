@@ -28,10 +28,12 @@ class FakeCapture:
         polls: how often the ring was read.
         at_poll: called with that number in each poll, before its record is made.
         stops: how often the trace was stopped, which gives one record more.
+        counters: what was counted by then.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.polls = self.stops = 0
+        self.counters = Counters()
         self.at_poll: Callable[[int], None] = lambda _: None
         self._out: list[bytes] = []
         self._vf = Vf(Clock(), BDF, 0x1000, self._out)
@@ -56,7 +58,7 @@ class FakeCapture:
     def stop(self) -> tuple[bytes, Counters]:
         """Return the ring's rest."""
         self.stops += 1
-        return self._record(), Counters()
+        return self._record(), self.counters
 
     def _record(self) -> bytes:
         self._vf.ioctl(self.polls, 0)

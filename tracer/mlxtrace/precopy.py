@@ -17,11 +17,11 @@ from mlxtrace import host, layout, output, probetable, program
 from mlxtrace.capture import Capture, load_bcc
 from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe, select
 from mlxtrace.child import Child
-from mlxtrace.decoder import Decoder
 from mlxtrace.fentry import Fentry
 from mlxtrace.probetable import ProbeState
 from mlxtrace.recording import Writer
 from mlxtrace.selection import EVERYTHING, Selection
+from mlxtrace.sinks import Sinks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,10 +91,12 @@ def run(options: Options, stream: TextIO) -> int:
     A command that still runs then is ended, and traced until it has.
 
     Returns:
-        The exit status: that of the command if it failed, 3 under ``strict`` after a loss, else 0.
+        The exit status: that of the command if it failed, 1 if the recording or the rows could not
+        be written to their end, 3 under ``strict`` after a loss, else 0.
 
     Raises:
-        Error: something that tracing needs is missing.
+        Error: something that tracing needs is missing, or nothing is left to write to.
+        BrokenPipeError: nobody reads the rows, and there is no recording.
     """
     probes = select(options.without, generic=options.generic)
     names = [host.require_vf(name, generic=options.generic) for name in options.devices]
@@ -121,46 +123,48 @@ def run(options: Options, stream: TextIO) -> int:
         command=list(options.argv),
     )
     writer = Writer(options.recording, header) if options.recording else None
-    printer = _printer(options, stream, output.meta_of(header))
-    _announce(names, states, len(probes), options)
-    decoder = Decoder()
-
-    def take(chunk: bytes) -> None:
-        if chunk:
-            if writer:
-                writer.write(chunk)
-            printer.write(decoder.feed(chunk))
-
+    meta = output.meta_of(header)
     status = 0
+    with (
+        _signals() as stop,
+        contextlib.closing(Sinks(writer, lambda: _printer(options, stream, meta), stream)) as sinks,
+    ):
+        try:
+            _announce(names, states, len(probes), options)
+            with _command(options) as command:
+                _follow(capture, sinks, options, stop, command)
+                status = command.status if command is not None else 0
+        finally:
+            # Whatever ended it, what was captured is kept.
+            chunk, counters = b"", None
+            try:
+                chunk, counters = capture.stop()
+            finally:
+                sinks.finish(chunk, counters, host.clocks(), status)
+    if status or sinks.failed:
+        return status or 1
+    return output.STRICT_STATUS if options.strict and not sinks.complete else 0
+
+
+def _follow(
+    capture: Capture, sinks: Sinks, options: Options, stop: list[int], command: Child | None
+) -> None:
+    """Read the ring until there is a signal in ``stop``, or the time or the command is over."""
+    deadline = time.monotonic() + options.duration_s if options.duration_s else None
     late_ns = 0 if options.live else _LATE_NS
-    with contextlib.closing(printer), _signals() as stop, _command(options) as command:
-        deadline = time.monotonic() + options.duration_s if options.duration_s else None
-        while True:
-            # The command's end is looked at first, so that its last records are still read.
-            ended = command is not None and command.ended
-            take(capture.poll(_POLL_MS))
-            printer.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - late_ns)
-            if ended:
+    while True:
+        # The command's end is looked at first, so that its last records are still read.
+        ended = command is not None and command.ended
+        sinks.take(capture.poll(_POLL_MS))
+        sinks.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - late_ns)
+        if ended:
+            break
+        if stop or (deadline is not None and time.monotonic() >= deadline):
+            if command is None:
                 break
-            if stop or (deadline is not None and time.monotonic() >= deadline):
-                if command is None:
-                    break
-                command.end()
-        if command is not None:
-            status = command.status
-            if command.stuck:
-                output.warn(f"{options.command[0]} was killed, and does not end: it is left behind")
-    chunk, counters = capture.stop()
-    take(chunk)
-    clock = host.clocks()
-    if writer:
-        writer.close(
-            {"clock": clock, "counters": counters.to_json(), "command_status": status or None}
-        )
-    printer.write(decoder.finish(counters, clock["boot_ns"]))
-    if status:
-        return status
-    return output.STRICT_STATUS if options.strict and not printer.complete else 0
+            command.end()
+    if command is not None and command.stuck:
+        output.warn(f"{options.command[0]} was killed, and does not end: it is left behind")
 
 
 def _printer(options: Options, stream: TextIO, meta: Meta) -> output.Output | LiveOutput:

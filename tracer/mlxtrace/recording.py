@@ -13,6 +13,7 @@ is read as far as it goes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import zlib
@@ -67,14 +68,25 @@ class Writer:
         """Write the end and close the file."""
         data = json.dumps(closing).encode()
         self._put(_BLOCK.pack(_END, len(data), zlib.crc32(data)) + data)
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._unwritten(error) from None
+
+    def abandon(self) -> None:
+        """Close the file as it is: it is read up to there, as one whose writer was killed."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _put(self, data: bytes) -> None:
         try:
             self._file.write(data)
             self._file.flush()
         except OSError as error:
-            raise Error(f"cannot write {self._path}: {error.strerror}") from None
+            raise self._unwritten(error) from None
+
+    def _unwritten(self, error: OSError) -> Error:
+        return Error(f"cannot write {self._path}: {error.strerror}")
 
 
 class UnreadableError(Error):
