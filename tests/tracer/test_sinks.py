@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -223,6 +225,23 @@ def test_what_was_captured_is_told_though_the_end_fails(
     assert "its end is missing" in warning
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_hangup_ends_a_trace_unless_it_is_ignored(ring: FakeCapture, ignored: bool) -> None:
+    def at_poll(number: int) -> None:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGHUP)
+        ctrl_c(number)
+
+    ring.at_poll = at_poll
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else lambda *_: None)
+    out = io.StringIO()
+    try:
+        assert trace(None, out) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert told(out.getvalue()) == ring.polls + 1 == (POLLS if ignored else 3) + 1
+
+
 COMMAND = """
 import pytest
 from tests.tracer.fake_capture import FakeCapture
@@ -247,6 +266,30 @@ def test_the_command_ends_well_and_quietly(tmp_path: Path, rest: str) -> None:
     assert done.returncode == full
     assert "the recording goes on" in done.stderr or not full
     assert all(word not in done.stderr for word in ("Traceback", "Exception", "rror:"))
+    found, warnings = recorded(path)
+    assert found > 1
+    assert not warnings
+
+
+def test_a_terminal_that_goes_away_ends_the_recording_well(tmp_path: Path) -> None:
+    """As a dropped ssh: SIGHUP, and nothing can be written to it any more."""
+    path = tmp_path / "a.mlxrec"
+    master, terminal = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "precopy", "-w", str(path)],
+        cwd=ROOT,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(terminal)
+        said = b""
+        while b"INFO" not in said:
+            said += os.read(master, 4096)
+        os.close(master)
+    assert process.returncode == 1, "the rows could not be written to their end"
     found, warnings = recorded(path)
     assert found > 1
     assert not warnings

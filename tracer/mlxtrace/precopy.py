@@ -86,7 +86,7 @@ def dry_run(options: Options, stream: TextIO) -> None:
 
 
 def run(options: Options, stream: TextIO) -> int:
-    """Trace until Ctrl-C, SIGTERM, the end of the duration or of the command.
+    """Trace until Ctrl-C, SIGTERM, SIGHUP, the end of the duration or of the command.
 
     A command that still runs then is ended, and traced until it has.
 
@@ -241,13 +241,19 @@ def _announce(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in the list that is yielded, instead of dying of them."""
+    """Collect the signals that end a trace in the list that is yielded, instead of dying of them.
+
+    A terminal that goes away, as with its ssh, sends SIGHUP; nohup lets that be ignored.
+    """
     seen: list[int] = []
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
 
     def note(number: int, _frame: FrameType | None) -> None:
         seen.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield seen
     finally:
