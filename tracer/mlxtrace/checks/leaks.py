@@ -14,19 +14,32 @@ if TYPE_CHECKING:
 # A driver may free what it has in a work queue.
 PATIENCE_S = 2.0
 _PAUSE_S = 0.01
+_STILL_S = 0.1
+"""What has not changed for so long is not being freed in a work queue any more."""
 
 
 class Held:
-    """What is held at the time when this is made."""
+    """What is held at the time when this is made, once nothing is being freed any more."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.files = open_files()
-        self.objects = self._objects()
+        self.objects = self._settled()
 
     def _objects(self) -> dict[str, int]:
         """Return the driver's objects by kind; none are known without a simulated firmware."""
         return self._context.firmware.objects() if self._context.firmware else {}
+
+    def _settled(self) -> dict[str, int]:
+        """Return the objects that are left when their number has stopped to change."""
+        objects = self._objects()
+        still_from = time.monotonic()
+        deadline = still_from + PATIENCE_S
+        while objects and time.monotonic() < min(still_from + _STILL_S, deadline):
+            time.sleep(_PAUSE_S)
+            if (now := self._objects()) != objects:
+                objects, still_from = now, time.monotonic()
+        return objects
 
     def expect_no_more(self) -> None:
         """Check that nothing has become more since, or will be no more after a moment.
