@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlxtrace import agreement
+from mlxtrace import agreement, records
 from mlxtrace.content import MODULUS
+from mlxtrace.recording import Reader
 from mlxtrace.report import report
 from tests.lab.conftest import CARRIED, KERNEL, UNLOAD
 from tests.lab.test_suite import VF0, VF1
@@ -86,6 +87,39 @@ def test_two_processes_that_save_at_once_are_told_apart(ran: Ran) -> None:
     assert {each["pid"] for each in of(events, "state", VF1)} == {late["pids"][2]}
     (lost,) = [event for event in events if event["type"] == "lost"]
     assert (lost["lost_records"], lost["missed_returns"], lost["untracked"]) == (0, 0, 0)
+
+
+def test_a_vf_that_is_where_another_was_has_nothing_of_it(ran: Ran) -> None:
+    renewed, folder = ran.found["renewed"], ran.folder / "renewed"
+    assert renewed["status"] == 0, (folder / "stderr").read_text()
+    assert set(renewed["migrations"]) == {0}
+    told = [json.loads(path.read_text()) for path in sorted(folder.glob("client-*.json"))]
+    events = agreement.traced_events(folder / "trace.mlxrec")
+    for bdf in (VF0, VF1):
+        (seen,) = of(events, "summary", bdf)
+        saved = [each for each in told if each["source"] == bdf]
+        loaded = [each for each in told if each["target"] == bdf]
+        assert seen["read_bytes"] == sum(each["read_bytes"] for each in saved)
+        assert seen["written_bytes"] == sum(each["written_bytes"] for each in loaded)
+        assert (seen["final_ends"], seen["gap_bytes"]) == (len(saved), 0)
+        assert seen["image_bytes"] == [size for each in saved for size in each["image_bytes"]]
+    # Each stream was written as it was read: to what was the other one's place before.
+    sums = {"read": 0, "write": 0}
+    for each in events:
+        if each["type"] == "content":
+            sums[each["direction"]] += each["content_sum"]
+    assert sums["read"] % MODULUS == sums["write"] % MODULUS != 0
+    assert names_at_one_place(folder / "trace.mlxrec") > 1, "no VF came to be where another was"
+
+
+def names_at_one_place(recording: Path) -> int:
+    """Return how many VFs were at the address in the kernel that had the most, one after another."""
+    names: dict[int, set[str]] = {}
+    for chunk in Reader(recording, pytest.fail).chunks():
+        for raw in records.unpack_all(chunk):
+            if raw.kind == records.Kind.DEVICE:
+                names.setdefault(raw.vdev, set()).add(records.device_name(raw))
+    return max(map(len, names.values()))
 
 
 def test_a_tracer_that_is_killed_leaves_no_probe_and_a_recording(ran: Ran) -> None:

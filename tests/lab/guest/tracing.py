@@ -41,6 +41,7 @@ ATTACHED = b"Ctrl-C to end"
 PATIENCE_S = 180.0
 # Read before the tracer comes; most of the first image is left.
 EARLY_BYTES = 100_003
+MOVES = 3
 SCREEN = struct.pack("HHHH", 40, 100, 0, 0)
 DEBUG = Path("/sys/kernel/debug")
 
@@ -144,6 +145,24 @@ def late(folder: Path) -> dict[str, Any]:
     }
 
 
+def renewed(folder: Path) -> dict[str, Any]:
+    """The VFs change their places in memory under the tracer, and migrate before and after."""
+    driver = Path("/sys/bus/pci/drivers/mlx5_vfio_pci")
+    statuses = []
+    with tracer(folder, "--content", "-w", "trace.mlxrec") as process:
+        for number in range(MOVES + 1):
+            if number:
+                # What was freed last is given out first: the other one's.
+                for action, names in (("unbind", (VF0, VF1)), ("bind", (VF0, VF1))):
+                    for name in names:
+                        (driver / action).write_text(name)
+            way = (VF0, VF1) if number % 2 else (VF1, VF0)
+            words = ["--source", way[0], "--target", way[1]]
+            statuses.append(migrate(folder, f"client-{number}", *words).wait(PATIENCE_S))
+        process.send_signal(signal.SIGINT)
+    return {"status": process.returncode, "migrations": statuses}
+
+
 def killed(folder: Path) -> dict[str, Any]:
     """The tracer is killed in the middle of a migration, and leaves no probe."""
     recording = folder / "trace.mlxrec"
@@ -236,7 +255,7 @@ def main() -> int:
     """Run all, and write what came of it."""
     root = Path(sys.argv[1])
     found = {}
-    for scenario in (late, killed, dashboard):
+    for scenario in (late, renewed, killed, dashboard):
         folder = root / scenario.__name__
         folder.mkdir()
         found[scenario.__name__] = scenario(folder)
