@@ -17,6 +17,8 @@ from tests.lab.conftest import CARRIED, KERNEL, UNLOAD
 from tests.lab.test_suite import VF0, VF1
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.lab.conftest import Lab, Labs
 
 pytestmark = pytest.mark.lab
@@ -113,7 +115,7 @@ def test_a_vf_that_is_where_another_was_has_nothing_of_it(ran: Ran) -> None:
 
 
 def names_at_one_place(recording: Path) -> int:
-    """Return how many VFs were at the address in the kernel that had the most, one after another."""
+    """Return how many VFs, one after another, were at the kernel address that had the most."""
     names: dict[int, set[str]] = {}
     for chunk in Reader(recording, pytest.fail).chunks():
         for raw in records.unpack_all(chunk):
