@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from genbindings.errors import Error, UsageError
 from mlxtrace.checks import Check, Level, all_checks
-from mlxtrace.validate import worker
+from mlxtrace.validate import engine, worker
 from mlxtrace.validate.engine import Engine, Run
 from mlxtrace.validate.plan import plan, section, select
 from mlxtrace.validate.results import Verdict, by_check, summarize, worst
@@ -98,6 +100,38 @@ def test_a_check_that_hangs_ends_the_run_and_what_was_found_is_kept() -> None:
     assert "longer than 0.5 s" in done.stopped
     assert "the run had ended" in done.results[2].reason
     assert not done.stuck
+
+
+def test_a_check_that_tells_step_after_step_for_ever_ends_the_run_too() -> None:
+    def talks(context: Context) -> None:
+        for _ in range(3000):
+            context.note("asked how much is left", "1 byte")
+            time.sleep(0.01)
+
+    done = run(make("C1", talks), make("C2", holds), limit_s=0.5)
+    assert verdicts(done) == {"C1": Verdict.FAILED, "C2": Verdict.NOT_RUN}
+    assert done.results[0].reason.startswith("after asked how much is left: 1 byte: it goes on")
+    assert "longer than 0.5 s" in done.stopped
+
+
+@pytest.mark.parametrize(("rounds", "says"), [(True, "passed"), (False, "failed")])
+def test_a_check_that_repeats_itself_has_its_time_for_each_round(
+    monkeypatch: pytest.MonkeyPatch, rounds: bool, says: str
+) -> None:
+    """The clock goes on by 4 s with each message."""
+    now = 0.0
+    told: list[dict[str, Any]] = [{"did": "to PRE_COPY", "saw": ""}, {"goes_on": True}] * 5
+    told = [message for message in told if rounds or "did" in message]
+    told.append({"status": "passed", "reason": "", "hung": False, "warned": False})
+
+    def receive(_: float) -> dict[str, Any]:
+        nonlocal now
+        now += 4
+        return told.pop(0)
+
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: now))
+    watch = engine._Watch(SimpleNamespace(receive=receive), 10, lambda: "")  # type: ignore[arg-type]
+    assert watch.until_end()["status"] == says
 
 
 def test_a_call_that_does_not_come_back_ends_the_run() -> None:

@@ -73,7 +73,7 @@ def _names(
     default=300,
     show_default=True,
     metavar="SECONDS",
-    help="A check that takes longer hangs: the run ends.",
+    help="A check, or one round of it, that takes longer hangs: the run ends.",
 )
 @click.option(
     "--destructive", is_flag=True, help="Also take VFs from their driver, or away, for a moment."

@@ -142,6 +142,12 @@ class Context:
         """Note a step."""
         self.steps.append(Step(did, saw))
 
+    def goes_on(self) -> None:
+        """Say that a check that repeats itself a number of times has come a step further.
+
+        What watches it gives it as much time again as a check has. Only in loops that end.
+        """
+
     def expect(self, holds: bool, did: str, saw: str, wanted: str) -> None:
         """Note a step and what was observed.
 

@@ -135,7 +135,7 @@ class _Watch:
         ``hint``) if no other can run.
         """
         self.steps = []
-        deadline = time.monotonic() + self._limit_s
+        began = heard = time.monotonic()
         while True:
             if not self._why and (why := self._interrupted()):
                 self._why = why
@@ -145,37 +145,53 @@ class _Watch:
                 message = self._worker.receive(_LOOK_S)
             except EOFError as error:
                 return self._stopped() if self._why else self._died(str(error))
+            now = time.monotonic()
             if message is not None:
+                heard = now
                 vfio_calls.add(message.get("calls", {}))
-            if message is None:
-                if self._why:
-                    return self._stopped()
-                if time.monotonic() > deadline:
-                    return self._hung()
-            elif "did" in message:
-                self.steps.append(Step(message["did"], message["saw"]))
-            elif "lost" in message:
-                text = message["lost"]
-                return {"reason": text, "stopped": text, "hint": message["hint"]}
-            elif "broken" in message:
-                return {"reason": f"a mistake in the check itself: {message['broken']}"}
-            elif "status" in message:
-                if message["warned"] and message["status"] == Status.PASSED:
-                    message["status"], message["reason"] = Status.FAILED, _WARNED
-                if message["hung"]:
-                    message["stopped"] = "a call did not come back"
-                    message["hint"] = _HUNG_HINT
-                return message
+                if end := self._end(message):
+                    return end
+                if "goes_on" in message:
+                    began = now
+            elif self._why:
+                return self._stopped()
+            # Also of one that tells step after step: it may do so for ever.
+            if now - began > self._limit_s:
+                return self._hung(silent=now - heard > self._limit_s / 2)
+
+    def _end(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what ``message`` says of a check's end; None if it does not end one."""
+        if "did" in message:
+            self.steps.append(Step(message["did"], message["saw"]))
+        elif "lost" in message:
+            text = message["lost"]
+            return {"reason": text, "stopped": text, "hint": message["hint"]}
+        elif "broken" in message:
+            return {"reason": f"a mistake in the check itself: {message['broken']}"}
+        elif "status" in message:
+            if message["warned"] and message["status"] == Status.PASSED:
+                message["status"], message["reason"] = Status.FAILED, _WARNED
+            if message["hung"]:
+                message["stopped"] = "a call did not come back"
+                message["hint"] = _HUNG_HINT
+            return message
+        return None
 
     def _stopped(self) -> dict[str, Any]:
         return {"reason": self._why, "stopped": self._why}
 
-    def _hung(self) -> dict[str, Any]:
+    def _hung(self, *, silent: bool) -> dict[str, Any]:
         last = f"after {self.steps[-1]}" if self.steps else "at its first step"
+        limit = f"{self._limit_s:g} s"
+        reason = (
+            f"{last}: no answer within {limit}; the rule wants an answer"
+            if silent
+            else f"{last}: it goes on after {limit}; the rule wants an end"
+        )
         return {
             "status": Status.FAILED,
-            "reason": f"{last}: no answer within {self._limit_s:g} s; the rule wants an answer",
-            "stopped": f"a check took longer than {self._limit_s:g} s",
+            "reason": reason,
+            "stopped": f"a check took longer than {limit}",
             "hint": _HUNG_HINT,
         }
 

@@ -45,14 +45,19 @@ class TellingContext(Context):
         if self.tell:
             self.tell({"did": did, "saw": saw})
 
+    def goes_on(self) -> None:
+        """Tell that a check that repeats itself a number of times has come a step further."""
+        if self.tell:
+            self.tell({"goes_on": True})
+
 
 def serve(checks: Sequence[Check], context: TellingContext, tell: Tell) -> None:
     """Run ``checks`` in order, and tell how each goes.
 
-    Messages: ``did`` and ``saw`` for each step of a check, then ``calls`` (how many were made, by
-    kind) and how it ended: ``status`` (with ``reason``, ``hung``, and ``warned``, which says that
-    the kernel did), ``broken`` (the check itself failed), or ``lost`` (with ``hint``): a device
-    cannot be opened, which ends it all.
+    Messages: ``did`` and ``saw`` for each step of a check, ``goes_on`` where its time begins anew,
+    then ``calls`` (how many were made, by kind) and how it ended: ``status`` (with ``reason``,
+    ``hung``, and ``warned``, which says that the kernel did), ``broken`` (the check itself failed),
+    or ``lost`` (with ``hint``): a device cannot be opened, which ends it all.
     """
     context.tell = tell
     for check in checks:
