@@ -215,11 +215,14 @@ class FakeDriver:
         if session.device.current not in (State.PRE_COPY, State.PRE_COPY_P2P):
             return 0 if "info-everywhere" in self.breaks else errno.EINVAL
         left = session.precopy_info()
+        assert session.infos < 10_000, "it is asked for ever"
         if "initial-rises" in self.breaks and session.device.current is State.PRE_COPY_P2P:
             session.initial_bytes += 1
         info.initial_bytes, info.dirty_bytes = left.initial_bytes, left.dirty_bytes
         if "initial-is-short" in self.breaks:
             info.initial_bytes = max(0, left.initial_bytes - 16)
+        if "initial-stays" in self.breaks:
+            info.initial_bytes, info.dirty_bytes = session.initial_bytes, 0
         if "no-initial" in self.breaks:
             info.initial_bytes = 0
         if "always-dirty" in self.breaks:

@@ -93,6 +93,8 @@ BROKEN = [
     ("always-dirty", "C13"),
     ("always-dirty", "C19"),
     ("initial-is-short", "C16"),
+    ("initial-stays", "C13.initial"),
+    ("initial-stays", "C15"),
     ("denies-announced", "C17.once"),
     ("zero-for-now", "C19"),
     ("info-everywhere", "C21"),
