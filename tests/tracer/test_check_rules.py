@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from mlxtrace.checks import Check, Context, Outcome, Status, all_checks, run
+from mlxtrace.checks import Check, Context, Outcome, Status, abrupt, all_checks, fsm, run
+from mlxtrace.checks.child import Child
 from mlxtrace.vfio import MigrationFlags
 
 from .fake_device import ALL_FLAGS
@@ -69,6 +70,46 @@ def test_calls_that_are_to_wait_have_something_to_wait_for(
     driver = FakeDriver(tmp_path, monkeypatch)
     run(CHECKS[name], Context(SOURCE, TARGET, firmware=driver.firmware, cycles=CYCLES))
     assert {device for device, _ in driver.slowed} == {SOURCE}
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds"),
+    [
+        ("C41", CYCLES),
+        ("C41.memory", 4),
+        ("C41.open", len(fsm.STATES)),
+        ("C41.resuming", 4),
+        ("C41.stop", CYCLES // 2),
+        ("C42.reset", abrupt.MEETINGS),
+    ],
+)
+def test_a_check_that_repeats_itself_says_each_time_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rounds: int
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch)
+    told: list[str] = []
+
+    class Telling(Context):
+        def goes_on(self) -> None:
+            told.append(name)
+
+    outcome = run(CHECKS[name], Telling(SOURCE, TARGET, firmware=driver.firmware, cycles=CYCLES))
+    assert outcome.status is Status.PASSED
+    assert told == [name] * rounds
+
+
+def test_resets_have_their_limit_one_by_one(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Firmware that takes its time for each of them does not hang."""
+    limits: list[float] = []
+
+    class Watched(Child):
+        def result(self, timeout_s: float) -> Any:
+            limits.append(timeout_s)
+            return super().result(timeout_s)
+
+    monkeypatch.setattr(abrupt, "Child", Watched)
+    assert judge("C42.reset").status is Status.PASSED
+    assert limits == [abrupt.ANSWER_S, *[abrupt.MEETING_S] * abrupt.MEETINGS]
 
 
 def simple(check: Check) -> bool:

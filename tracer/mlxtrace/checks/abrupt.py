@@ -30,6 +30,8 @@ KILLED = 6
 KILLED_SAVE_S = 0.02
 RACE_S = 0.5
 MEETINGS = 24
+MEETING_S = 60.0
+"""A firmware command may take so long before mlx5_core gives it up."""
 ANSWER_S = 20.0
 MIB = 1 << 20
 # What a call may say that meets a reset or a change of state by another thread.
@@ -111,22 +113,29 @@ def racing_resets(context: Context) -> None:
     _let_race(context, resets=True)
     subject = context.source
     fd, flags = subject.fileno(), subject.flags
-    child = Child(lambda: _meet(fd, fsm.states(flags)), keep=[fd])
-    try:
-        said = child.result(3 * ANSWER_S)["said"]
-    except TimeoutError as error:
-        child.kill()
-        raise NoAnswerError(f"resets that meet changes of state: {error}") from None
+    said: list[int] = []
+    for number in range(MEETINGS):
+        # Each has its own limit: firmware that is slow, and answers, may take long for all of them.
+        child = Child(lambda number=number: _meet(fd, fsm.states(flags), number), keep=[fd])  # type: ignore[misc]
+        try:
+            said += child.result(MEETING_S)
+        except TimeoutError as error:
+            child.kill()
+            raise NoAnswerError(f"a reset that meets a change of state: {error}") from None
+        context.goes_on()
     names = ", ".join(f"{raw.answer(n)} {said.count(n)} times" for n in sorted(set(said)))
     what = f"STOP and RUNNING, after each of {MEETINGS} resets that met a change of state, said"
     context.expect(not any(said), what, names, "0: what was reset runs")
     subject.back()
 
 
-def _meet(fd: int, states: Sequence[State]) -> dict[str, Any]:
-    """Have resets meet changes of state; return what STOP and RUNNING said after each."""
+def _meet(fd: int, states: Sequence[State], number: int) -> list[int]:
+    """Have a reset meet changes of state; return what STOP and RUNNING said after it.
+
+    The higher ``number``, the later it comes.
+    """
     aims = [each for each in (State.PRE_COPY, State.STOP_COPY, State.RUNNING) if each in states]
-    said: list[int] = []
+    begun, over = threading.Event(), threading.Event()
 
     def ask(state: State) -> int:
         answer = raw.set_state(fd, state)
@@ -134,22 +143,20 @@ def _meet(fd: int, states: Sequence[State]) -> dict[str, Any]:
             os.close(answer.data_fd)
         return answer.errno
 
-    for number in range(MEETINGS):
-        over = threading.Event()
+    def change() -> None:
+        begun.set()
+        while not over.is_set():
+            for aim in aims:
+                ask(aim)
 
-        def change(over: threading.Event = over) -> None:
-            while not over.is_set():
-                for aim in aims:
-                    ask(aim)
-
-        thread = threading.Thread(target=change, daemon=True)
-        thread.start()
-        time.sleep(0.003 + 0.002 * number)
-        raw.ioctl(fd, uapi.VFIO_DEVICE_RESET, 0)
-        over.set()
-        thread.join()
-        said += [ask(State.STOP), ask(State.RUNNING)]
-    return {"said": said}
+    thread = threading.Thread(target=change, daemon=True)
+    thread.start()
+    begun.wait()
+    time.sleep(0.003 + 0.002 * number)
+    raw.ioctl(fd, uapi.VFIO_DEVICE_RESET, 0)
+    over.set()
+    thread.join()
+    return [ask(State.STOP), ask(State.RUNNING)]
 
 
 def _let_race(context: Context, *, resets: bool) -> None:
@@ -279,6 +286,7 @@ def open_cycles(context: Context) -> None:
     for number in range(count):
         context.source.enter(states[number % len(states)])
         context.close()
+        context.goes_on()
     context.note(f"opened and closed it {count} times")
     held.expect_no_more()
 
@@ -304,6 +312,7 @@ def memory_comes_back(context: Context) -> None:
     before = _available()
     for _ in range(count):
         cycle()
+        context.goes_on()
     # Others use memory too: half of what a leak in each session would come to is let pass.
     allowed = max(32 * MIB, count * len(data) // 2)
     lost = before - _available()
@@ -339,5 +348,6 @@ def _repeat(
     held = Held(context)
     for number in range(count):
         cycle(subject, number)
+        context.goes_on()
     context.note(f"{did} {count} times")
     held.expect_no_more()

@@ -167,6 +167,7 @@ def cycles_leave_nothing(context: Context) -> None:
     held = Held(context)
     for number in range(context.cycles):
         cycle(number)
+        context.goes_on()
     context.note(f"entered and left PRE_COPY {context.cycles} times")
     held.expect_no_more()
 
