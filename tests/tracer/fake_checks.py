@@ -8,6 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from genbindings.errors import Error
 from mlxtrace.checks import Check, Context, Level
 from mlxtrace.checks.core import NoAnswerError, NotOfferedError
 from mlxtrace.validate.profiles import Profile, parse
@@ -61,6 +62,11 @@ def is_hung(context: Context) -> None:
     """Find that the kernel hangs."""
     context.note("to STOP_COPY")
     raise NoAnswerError("STOP_COPY to PRE_COPY: no answer within 2 s; the kernel hangs in it")
+
+
+def is_lost(_: Context) -> None:
+    """Find that the device is gone."""
+    raise Error("0000:01:00.1: there is no such device", "look for it")
 
 
 def is_wrong(_: Context) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from genbindings.errors import Error, UsageError
+from genbindings.errors import UsageError
 from mlxtrace.checks import Check, Level, all_checks
 from mlxtrace.validate import engine, worker
 from mlxtrace.validate.engine import Engine, Run
@@ -23,6 +23,7 @@ from .fake_checks import (
     hangs,
     holds,
     is_hung,
+    is_lost,
     is_wrong,
     lacks,
     make,
@@ -122,7 +123,8 @@ def test_a_check_that_repeats_itself_has_its_time_for_each_round(
     now = 0.0
     told: list[dict[str, Any]] = [{"did": "to PRE_COPY", "saw": ""}, {"goes_on": True}] * 5
     told = [message for message in told if rounds or "did" in message]
-    told.append({"status": "passed", "reason": "", "hung": False, "warned": False})
+    end = {"status": "passed", "reason": "", "hung": False, "warned": False, "calls": {}}
+    told.append(end)
 
     def receive(_: float) -> dict[str, Any]:
         nonlocal now
@@ -150,10 +152,7 @@ def test_a_process_that_the_kernel_ends_fails_the_check_and_ends_the_run() -> No
 
 
 def test_a_device_that_is_lost_ends_the_run() -> None:
-    def gone(_: Context) -> None:
-        raise Error("0000:01:00.1: there is no such device", "look for it")
-
-    done = run(make("C1", holds), make("C2", gone), make("C3", holds))
+    done = run(make("C1", holds), make("C2", is_lost), make("C3", holds))
     assert verdicts(done) == {
         "C1": Verdict.PASSED,
         "C2": Verdict.NOT_RUN,
@@ -180,18 +179,47 @@ def test_the_user_can_have_enough() -> None:
     assert len(done.results) == 3
 
 
-def test_no_pass_is_given_where_the_kernel_warned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("function", "known", "besides"),
+    [
+        (holds, "", "the rule wants no harm"),
+        (fails, "", "besides: reading on: ENOMSG; the rule wants 0 bytes"),
+        (fails, '[fails]\nC1 = "r"', "besides: reading on"),
+        (lacks, "", "besides: no clock"),
+        (lacks, '[lacks]\nC1 = "r"', "besides: no clock"),
+        (is_wrong, "", "besides: a mistake in the check itself: KeyError"),
+        (is_hung, '[may-fail]\nC1 = "r"', "besides: STOP_COPY to PRE_COPY: no answer"),
+        (is_lost, "", "besides: 0000:01:00.1: there is no such device"),
+    ],
+)
+def test_a_check_in_which_the_kernel_warned_has_failed_whatever_else_came_of_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: Callable[[Context], None],
+    known: str,
+    besides: str,
 ) -> None:
     monkeypatch.setattr(worker, "KERNEL", tmp_path)
     (tmp_path / "warn_count").write_text("0\n")
 
-    def warns(_: Context) -> None:
+    def warns(context: Context) -> None:
         (tmp_path / "warn_count").write_text("1\n")
+        function(context)
 
-    done = run(make("C1", warns), make("C2", holds))
-    assert verdicts(done) == {"C1": Verdict.FAILED, "C2": Verdict.PASSED}
-    assert "the kernel warned or oopsed" in done.results[0].reason
+    done = run(make("C1", warns), make("C2", holds), known=known)
+    first, second = done.results
+    assert first.verdict is Verdict.FAILED
+    assert first.reason.startswith("the kernel warned or oopsed meanwhile, dmesg says where; ")
+    assert besides in first.reason
+    ends = function in (is_hung, is_lost)
+    assert second.verdict is (Verdict.NOT_RUN if ends else Verdict.PASSED)
+    assert bool(done.stopped) is (ends or function is is_wrong)
+
+
+@pytest.mark.parametrize("function", [is_hung, hangs, dies])
+def test_no_profile_excuses_what_harms_the_kernel(function: Callable[[Context], None]) -> None:
+    done = run(make("C1", function), known='[fails]\nC1 = "r"', limit_s=0.5)
+    assert verdicts(done) == {"C1": Verdict.FAILED}
 
 
 def test_repetitions_come_one_after_the_other_and_what_may_hang_after_all() -> None:

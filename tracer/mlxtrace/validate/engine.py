@@ -111,6 +111,7 @@ class Engine:
             self._profile,
             steps,
             took_s * 1000,
+            excusable=not end.get("harmed"),
         )
 
     def _add(self, run: Run, result: Result) -> None:
@@ -131,8 +132,8 @@ class _Watch:
     def until_end(self) -> dict[str, Any]:
         """Return how the next check ends.
 
-        ``status`` and ``reason``, or ``reason`` alone if nothing came of it; ``stopped`` (and
-        ``hint``) if no other can run.
+        ``status`` and ``reason``, or ``reason`` alone if nothing came of it; ``harmed`` if the
+        kernel was; ``stopped`` (and ``hint``) if no other can run.
         """
         self.steps = []
         began = heard = time.monotonic()
@@ -163,19 +164,21 @@ class _Watch:
         """Return what ``message`` says of a check's end; None if it does not end one."""
         if "did" in message:
             self.steps.append(Step(message["did"], message["saw"]))
-        elif "lost" in message:
+        if "calls" not in message:
+            return None
+        if "lost" in message:
             text = message["lost"]
-            return {"reason": text, "stopped": text, "hint": message["hint"]}
+            end = {"reason": text, "stopped": text, "hint": message["hint"]}
         elif "broken" in message:
-            return {"reason": f"a mistake in the check itself: {message['broken']}"}
-        elif "status" in message:
-            if message["warned"] and message["status"] == Status.PASSED:
-                message["status"], message["reason"] = Status.FAILED, _WARNED
+            end = {"reason": f"{_MISTAKE}: {message['broken']}"}
+        else:
+            end = {"status": message["status"], "reason": message["reason"]}
             if message["hung"]:
-                message["stopped"] = "a call did not come back"
-                message["hint"] = _HUNG_HINT
-            return message
-        return None
+                end |= {"stopped": "a call did not come back", "hint": _HUNG_HINT, "harmed": True}
+        if message["warned"]:
+            besides = f"; besides: {end['reason']}" if end["reason"] else "; the rule wants no harm"
+            end |= {"status": Status.FAILED, "reason": f"{_WARNED}{besides}", "harmed": True}
+        return end
 
     def _stopped(self) -> dict[str, Any]:
         return {"reason": self._why, "stopped": self._why}
@@ -191,6 +194,7 @@ class _Watch:
         return {
             "status": Status.FAILED,
             "reason": reason,
+            "harmed": True,
             "stopped": f"a check took longer than {limit}",
             "hint": _HUNG_HINT,
         }
@@ -200,12 +204,14 @@ class _Watch:
         return {
             "status": Status.FAILED,
             "reason": f"{last}: the process that ran it ended with {how}",
+            "harmed": True,
             "stopped": f"the process that ran the checks ended with {how}",
             "hint": "dmesg says more if the kernel ended it; the devices may need a reboot",
         }
 
 
-_WARNED = "the kernel warned or oopsed meanwhile, dmesg says where; the rule wants no harm"
+_WARNED = "the kernel warned or oopsed meanwhile, dmesg says where"
+_MISTAKE = "a mistake in the check itself"
 _HUNG_HINT = (
     "dmesg says more; if the kernel hangs, the devices need a reboot. A slow machine needs a "
     "longer --check-timeout"
@@ -228,6 +234,6 @@ def _not_run(
 def _broken(run: Run) -> str:
     """Return that checks could not run through a mistake of their own; mostly empty."""
     for result in run.results:
-        if result.verdict is Verdict.NOT_RUN and result.reason.startswith("a mistake"):
+        if _MISTAKE in result.reason:
             return f"{result.check.id}: {result.reason}"
     return ""

@@ -79,11 +79,17 @@ def judge(
     profile: Profile,
     steps: Sequence[Step] = (),
     duration_ms: float = 0,
+    *,
+    excusable: bool = True,
 ) -> Result:
-    """Return what ``status`` means for a driver of which ``profile`` is known."""
+    """Return what ``status`` means for a driver of which ``profile`` is known.
+
+    A failure that is not ``excusable`` is no known deviation, whatever the profile says: no reason
+    in it stands for harm to the kernel.
+    """
     known = profile.of(check)
     verdict = Verdict(status)
-    if status is Status.FAILED and known and known.kind in _MAY_FAIL:
+    if status is Status.FAILED and excusable and known and known.kind in _MAY_FAIL:
         verdict = Verdict.KNOWN_DEVIATION
     return Result(check, repeat, verdict, reason, known, tuple(steps), duration_ms)
 

@@ -55,35 +55,32 @@ def serve(checks: Sequence[Check], context: TellingContext, tell: Tell) -> None:
     """Run ``checks`` in order, and tell how each goes.
 
     Messages: ``did`` and ``saw`` for each step of a check, ``goes_on`` where its time begins anew,
-    then ``calls`` (how many were made, by kind) and how it ended: ``status`` (with ``reason``,
-    ``hung``, and ``warned``, which says that the kernel did), ``broken`` (the check itself failed),
-    or ``lost`` (with ``hint``): a device cannot be opened, which ends it all.
+    then how it ended: ``status`` (with ``reason`` and ``hung``), ``broken`` (the check itself
+    failed), or ``lost`` (with ``hint``): a device cannot be opened, which ends it all. With that
+    come ``calls`` (how many were made, by kind), and ``warned`` (the kernel did meanwhile).
     """
     context.tell = tell
+    before = _kernel_troubles()
     for check in checks:
-        before = _kernel_troubles()
-        try:
-            outcome = run(check, context)
-        except Error as error:
-            tell({"lost": str(error), "hint": error.hint, "calls": vfio_calls.take()})
+        end = _outcome(check, context)
+        now = _kernel_troubles()
+        tell({**end, "warned": now != before, "calls": vfio_calls.take()})
+        before = now
+        if "lost" in end or end.get("hung"):
             return
-        except Exception as error:  # noqa: BLE001 - a mistake in a check is told, not thrown
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{os.path.basename(frame.filename)}:{frame.lineno}"  # noqa: PTH119
-            broken = f"{type(error).__name__} at {where}: {error}"
-            tell({"broken": broken, "calls": vfio_calls.take()})
-            continue
-        tell(
-            {
-                "status": outcome.status,
-                "reason": outcome.reason,
-                "hung": outcome.hung,
-                "warned": _kernel_troubles() != before,
-                "calls": vfio_calls.take(),
-            }
-        )
-        if outcome.hung:
-            return
+
+
+def _outcome(check: Check, context: TellingContext) -> Message:
+    """Run ``check`` and return the message of how it ended."""
+    try:
+        outcome = run(check, context)
+    except Error as error:
+        return {"lost": str(error), "hint": error.hint}
+    except Exception as error:  # noqa: BLE001 - a mistake in a check is told, not thrown
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(frame.filename)}:{frame.lineno}"  # noqa: PTH119
+        return {"broken": f"{type(error).__name__} at {where}: {error}"}
+    return {"status": outcome.status, "reason": outcome.reason, "hung": outcome.hung}
 
 
 def _kernel_troubles() -> list[str]:
