@@ -9,6 +9,7 @@ import itertools
 import os
 import platform
 import re
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,8 @@ from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, NoAnswerError, NotOfferedError
 from mlxtrace.vfio import MigrationFlags, State, VfioError
 
-from .fake_device import ALL_FLAGS, TABLE
+from .fake_device import ALL_FLAGS, TABLE, FakeSaving
+from .fake_driver import SOURCE, TARGET, FakeDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -295,6 +297,60 @@ def test_32_bit_calls_reach_the_kernel_or_the_child_dies() -> None:
             assert "SIG" in str(error)  # noqa: PT017 - either will do
         else:
             assert (answer["feature"], answer["info"]) == (errno.ENOTTY, errno.ENOTTY)
+
+
+def answers(**others: int) -> dict[str, int]:
+    """Return what the 32-bit calls of a device in PRE_COPY say that keeps the rule."""
+    said = {"feature": 0, "state": int(State.PRE_COPY), "again": 0, "again_fd": -1}
+    said |= {"unknown": errno.ENOTTY, "null": errno.EFAULT, "info": 0, "initial": 0}
+    return said | others
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "hung", "told"),
+    [
+        (answers, Status.PASSED, False, ""),
+        (lambda: answers(info=errno.ENOTTY), Status.FAILED, False, "ENOTTY"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), Status.NOT_OFFERED, False, "SIGSEGV"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), Status.FAILED, False, "SIGKILL"),
+        (lambda: 1 // 0, Status.FAILED, False, "status 1"),
+        (lambda: time.sleep(60), Status.FAILED, True, "32-bit calls: no answer within 0.3 s"),
+        (lambda: {"refused": errno.EACCES}, Status.NOT_OFFERED, False, "EACCES"),
+        (
+            lambda: answers(**dict.fromkeys(compat.CALLS, errno.ENOSYS)),
+            Status.NOT_OFFERED,
+            False,
+            "ENOSYS",
+        ),
+        (lambda: answers(info=errno.ENOSYS), Status.FAILED, False, "ENOSYS"),
+    ],
+)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="32-bit calls are x86-64's")
+def test_only_a_kernel_without_32_bit_calls_is_spared_their_rule(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[], object],
+    status: Status,
+    hung: bool,
+    told: str,
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch)
+    initial = FakeSaving(driver.devices[SOURCE])
+    initial.announce_stop_copy_size()
+    initial.start(full=True, track=True)
+    wanted = initial.initial_bytes
+
+    def ask_it(*_: int) -> object:
+        said = ask()
+        return said | {"initial": wanted} if isinstance(said, dict) else said
+
+    monkeypatch.setattr(compat, "ask", ask_it)
+    if hung:
+        monkeypatch.setattr("mlxtrace.checks.ioctl.ANSWER_S", 0.3)
+    about = next(each for each in all_checks() if each.id == "C24.compat")
+    outcome = run(about, Context(SOURCE, TARGET, firmware=driver.firmware))
+    assert (outcome.status, outcome.hung) == (status, hung)
+    assert told in outcome.reason
 
 
 def test_a_deviation_is_an_exception_of_its_own() -> None:

@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 _PAUSE_S = 0.002
 
 
+class ChildDiedError(ChildProcessError):
+    """The process ended without a result; the text says how.
+
+    Attributes:
+        signal: what ended it; 0 if no signal did.
+    """
+
+    def __init__(self, status: int) -> None:
+        """``status`` is that of waitpid(2)."""
+        code = os.waitstatus_to_exitcode(status)
+        self.signal = max(0, -code)
+        how = signal.Signals(self.signal).name if self.signal else f"status {code}"
+        super().__init__(f"the process ended with {how}")
+
+
 class Child:
     """A forked process that runs one function.
 
@@ -44,7 +59,7 @@ class Child:
 
         Raises:
             TimeoutError: it has not ended after ``timeout_s``; the process goes on.
-            ChildProcessError: the process died; the text says how.
+            ChildDiedError: the process died.
         """
         deadline = time.monotonic() + timeout_s
         while not self._ended:
@@ -57,9 +72,7 @@ class Child:
         os.close(self._output)
         _, status = os.waitpid(self.pid, 0)
         if not self._received:
-            number = os.waitstatus_to_exitcode(status)
-            how = signal.Signals(-number).name if number < 0 else f"status {number}"
-            raise ChildProcessError(f"the process ended with {how}")
+            raise ChildDiedError(status)
         told = json.loads(self._received)
         vfio_calls.add(told["calls"])
         return told["result"]

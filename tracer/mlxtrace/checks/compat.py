@@ -7,6 +7,7 @@ Where the kernel has no 32-bit calls the process gets SIGSEGV: call it in a chil
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 from typing import Any
 
@@ -21,18 +22,22 @@ _CODE = (
     b"\x5b\xc3"
 )
 _MAP_32BIT = 0x40
+CALLS = ("feature", "again", "unknown", "null", "info")
 
 
 def ask(device_fd: int, data_fd: int) -> dict[str, Any]:
     """Read the device's state, ask for it again, and for INFO of its data file, also with NULL.
 
     Returns:
-        the errno of each call (``feature``, ``again``, ``unknown``, ``null``, ``info``), and what
-        they said.
+        the errno of each call (:data:`CALLS`), and what they said; or ``refused`` alone, the errno
+        with which this process got no memory for it.
     """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_32BIT
     rights = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-    memory = mmap.mmap(-1, 2 * mmap.PAGESIZE, flags=flags, prot=rights)
+    try:
+        memory = mmap.mmap(-1, 2 * mmap.PAGESIZE, flags=flags, prot=rights)
+    except OSError as error:
+        return {"refused": error.errno or errno.EIO}
     memory[: len(_CODE)] = _CODE
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     argument = base + mmap.PAGESIZE

@@ -6,12 +6,19 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtrace.checks import compat, fsm, raw
-from mlxtrace.checks.child import Child
-from mlxtrace.checks.core import Level, NotOfferedError, check
+from mlxtrace.checks.child import Child, ChildDiedError
+from mlxtrace.checks.core import (
+    DeviationError,
+    Level,
+    NoAnswerError,
+    NotOfferedError,
+    check,
+)
 from mlxtrace.checks.session import PRE_COPY
 from mlxtrace.checks.transfer import read_all, read_part
 from mlxtrace.devices import MLX5_DRIVER
@@ -21,6 +28,7 @@ from mlxuapi import vfio as uapi
 if TYPE_CHECKING:
     from mlxtrace.checks.context import Context
 
+ANSWER_S = 10.0
 LARGE = 4096
 # Of Linux 7.1's vfio.h.
 PRECOPY_INFO_V2 = 12
@@ -137,9 +145,19 @@ def compat_ioctl(context: Context) -> None:
     native = raw.precopy_info(fd).info
     child = Child(lambda: compat.ask(subject.fileno(), fd), keep=[subject.fileno(), fd])
     try:
-        answer = child.result(10)
-    except ChildProcessError as error:
-        raise NotOfferedError(f"the kernel has no 32-bit calls: {error}") from None
+        answer = child.result(ANSWER_S)
+    except TimeoutError as error:
+        child.kill()
+        raise NoAnswerError(f"32-bit calls: {error}") from None
+    except ChildDiedError as error:
+        # That is what the instruction gives where it leads nowhere; anything else is harm.
+        if error.signal == signal.SIGSEGV:
+            raise NotOfferedError(f"the kernel has no 32-bit calls: {error}") from None
+        raise DeviationError(f"32-bit calls: {error}; the rule wants answers") from None
+    if "refused" in answer:
+        raise NotOfferedError(f"no memory for 32-bit calls: {raw.answer(answer['refused'])}")
+    if {answer[name] for name in compat.CALLS} == {errno.ENOSYS}:
+        raise NotOfferedError("the kernel has no 32-bit calls: ENOSYS")
     context.expect_errno(answer["feature"], (0,), "reading the state by a 32-bit call")
     context.expect(
         answer["state"] == State.PRE_COPY, "the state", str(answer["state"]), "PRE_COPY (6)"
