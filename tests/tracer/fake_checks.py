@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from genbindings.errors import Error
 from mlxtrace.checks import Check, Context, Level
 from mlxtrace.checks.core import NoAnswerError, NotOfferedError
+from mlxtrace.validate.engine import Engine, Run
+from mlxtrace.validate.plan import plan
 from mlxtrace.validate.profiles import Profile, parse
 from mlxtrace.validate.worker import TellingContext
 
@@ -19,6 +21,7 @@ from .fake_device import ALL_FLAGS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mlxtrace.validate.results import Verdict
     from mlxtrace.vfio import MigrationFlags
 
 
@@ -83,3 +86,21 @@ def dies(context: Context) -> None:
 def profile(text: str = "", checks: Iterable[str] = ()) -> Profile:
     """Return a profile in which ``text`` says what is known."""
     return parse(f'summary = "A test\'s."\n{text}', "tests", "tests.toml", checks)
+
+
+def run(
+    *checks: Check,
+    known: str = "",
+    limit_s: float = 60,
+    repeat: int = 1,
+    **more: Any,
+) -> Run:
+    """Run ``checks``, with what a profile's text says of them."""
+    prof = profile(known, [check.id for check in checks])
+    engine = Engine(NoDevices(), prof, limit_s=limit_s, **more)
+    return engine.run(plan(checks, prof, repeat=repeat))
+
+
+def verdicts(done: Run) -> dict[str, Verdict]:
+    """Return what came of each check."""
+    return {each.check.id: each.verdict for each in done.results}

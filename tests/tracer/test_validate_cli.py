@@ -19,11 +19,11 @@ from mlxtrace import checks as checks_package
 from mlxtrace import vfio_calls
 from mlxtrace.checks import Check, Level, all_checks
 from mlxtrace.cli_validate import command
-from mlxtrace.validate import guard, session, simulated
+from mlxtrace.validate import guard, session, simulated, worker
 from mlxtrace.validate.guard import Loan, Offer
 from mlxtrace.validate.profiles import Profile
 
-from .fake_checks import NoDevices, fails, hangs, holds, lacks, make
+from .fake_checks import NoDevices, fails, hangs, holds, is_hung, lacks, make
 from .fake_device import ALL_FLAGS
 from .fake_kernel import BDF, OTHER_BDF
 
@@ -42,6 +42,7 @@ class Host:
         self._monkeypatch = monkeypatch
         self._capsys = capsys
         self.troubles: list[str] = []
+        self.loans: list[Loan] = []
         self.asked: list[dict[str, Any]] = []
         self.checks([make("C1", holds), make("C2", fails), make("C3", lacks)])
         monkeypatch.setattr(guard, "look_up", self._look_up)
@@ -67,6 +68,7 @@ class Host:
     def _borrowed(self, _: object, **more: Any) -> Iterator[Loan]:
         self.asked.append(more)
         loan = Loan()
+        self.loans.append(loan)
         yield loan
         loan.troubles = self.troubles
 
@@ -219,6 +221,20 @@ def test_a_hang_ends_it_with_3_and_every_report_has_what_was_found(
     assert "hint: " in err
     suite = ElementTree.parse(path).getroot()[0]
     assert [suite.get(name) for name in ("tests", "failures", "skipped")] == ["3", "2", "1"]
+
+
+def test_devices_that_are_stuck_are_left_alone_and_the_report_comes_out(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "group_members", lambda _: [4711])
+    monkeypatch.setattr(worker, "GONE_S", 0.1)
+    monkeypatch.setattr(worker, "_PATIENCE_S", 0)
+    host.checks([make("C1", fails), make("C6", is_hung)])
+    status, out, err = host.run(*VFS)
+    assert (status, host.loans[0].hold) == (3, True)
+    assert "C1 failed" in out
+    assert "C6 failed" in out
+    assert "waiting up to 0.1 s for killed processes to go: " in err
 
 
 def test_ctrl_c_ends_it_with_3_and_a_report(host: Host) -> None:

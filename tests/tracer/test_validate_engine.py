@@ -12,12 +12,10 @@ import pytest
 from genbindings.errors import UsageError
 from mlxtrace.checks import Check, Level, all_checks
 from mlxtrace.validate import engine, worker
-from mlxtrace.validate.engine import Engine, Run
 from mlxtrace.validate.plan import plan, section, select
 from mlxtrace.validate.results import Verdict, by_check, summarize, worst
 
 from .fake_checks import (
-    NoDevices,
     dies,
     fails,
     hangs,
@@ -28,6 +26,8 @@ from .fake_checks import (
     lacks,
     make,
     profile,
+    run,
+    verdicts,
 )
 from .fake_device import ALL_FLAGS
 
@@ -36,22 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlxtrace.checks import Context
-
-
-def run(
-    *checks: Check,
-    known: str = "",
-    limit_s: float = 60,
-    interrupted: Callable[[], str] = lambda: "",
-    repeat: int = 1,
-) -> Run:
-    prof = profile(known, [check.id for check in checks])
-    engine = Engine(NoDevices(), prof, limit_s=limit_s, interrupted=interrupted)
-    return engine.run(plan(checks, prof, repeat=repeat))
-
-
-def verdicts(done: Run) -> dict[str, Verdict]:
-    return {each.check.id: each.verdict for each in done.results}
 
 
 def test_each_check_has_its_result_with_its_steps() -> None:
@@ -132,7 +116,7 @@ def test_a_check_that_repeats_itself_has_its_time_for_each_round(
         return told.pop(0)
 
     monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: now))
-    watch = engine._Watch(SimpleNamespace(receive=receive), 10, lambda: "")  # type: ignore[arg-type]
+    watch = engine._Watch(SimpleNamespace(receive=receive), 10, lambda: "", print)  # type: ignore[arg-type]
     assert watch.until_end()["status"] == says
 
 

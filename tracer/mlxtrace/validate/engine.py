@@ -31,7 +31,8 @@ class Run:
         results: one for each check and repetition, in the order in which they came.
         stopped: why it did not run to the end; empty if it did.
         hint: what to do about that.
-        stuck: the process that ran the checks cannot be ended: the devices are still open.
+        stuck: the process that ran the checks, or one that it has made, cannot be ended: the
+            devices are still open.
     """
 
     results: list[Result] = field(default_factory=list)
@@ -48,6 +49,7 @@ class Engine:
         profile: what is known of their driver.
         limit_s: how long a check may take.
         interrupted: returns why to stop, or nothing.
+        waiting: is told if processes that were killed take long to go.
         began: is told of each check that begins.
         came: is told of each result.
     """
@@ -59,6 +61,7 @@ class Engine:
         *,
         limit_s: float,
         interrupted: Callable[[], str] = lambda: "",
+        waiting: Callable[[str], None] = lambda _: None,
         began: Callable[[Planned], None] = lambda _: None,
         came: Callable[[Result], None] = lambda _: None,
     ) -> None:
@@ -66,6 +69,7 @@ class Engine:
         self._profile = profile
         self._limit_s = limit_s
         self._interrupted = interrupted
+        self._waiting = waiting
         self._began = began
         self._came = came
 
@@ -85,7 +89,7 @@ class Engine:
         """Run what is ``waiting``, in a process of its own."""
         function = functools.partial(serve, [each.check for each in waiting], self._context)
         with Worker(function) as worker:
-            watch = _Watch(worker, self._limit_s, self._interrupted)
+            watch = _Watch(worker, self._limit_s, self._interrupted, self._waiting)
             while waiting and not run.stopped:
                 began = time.monotonic()
                 self._began(waiting[0])
@@ -94,7 +98,7 @@ class Engine:
                 took_s = time.monotonic() - began
                 self._add(run, self._result(waiting[0], end, watch.steps, took_s))
                 del waiting[0]
-            run.stuck = not worker.end()
+            run.stuck = not worker.end(self._waiting)
         for each in waiting:
             self._add(run, _not_run(each, f"the run had ended: {run.stopped}", self._profile))
 
@@ -122,10 +126,17 @@ class Engine:
 class _Watch:
     """Waits for the ends of checks, not for ever; ``steps`` are those of the current one."""
 
-    def __init__(self, worker: Worker, limit_s: float, interrupted: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        limit_s: float,
+        interrupted: Callable[[], str],
+        waiting: Callable[[str], None],
+    ) -> None:
         self._worker = worker
         self._limit_s = limit_s
         self._interrupted = interrupted
+        self._waiting = waiting
         self._why = ""
         self.steps: list[Step] = []
 
@@ -141,11 +152,11 @@ class _Watch:
             if not self._why and (why := self._interrupted()):
                 self._why = why
                 # What it told before that still counts.
-                self._worker.end()
+                self._worker.kill()
             try:
                 message = self._worker.receive(_LOOK_S)
-            except EOFError as error:
-                return self._stopped() if self._why else self._died(str(error))
+            except EOFError:
+                return self._stopped() if self._why else self._died()
             now = time.monotonic()
             if message is not None:
                 heard = now
@@ -199,13 +210,15 @@ class _Watch:
             "hint": _HUNG_HINT,
         }
 
-    def _died(self, how: str) -> dict[str, Any]:
+    def _died(self) -> dict[str, Any]:
         last = f"after {self.steps[-1]}" if self.steps else "at its first step"
+        self._worker.end(self._waiting)
+        fate = self._worker.fate
         return {
             "status": Status.FAILED,
-            "reason": f"{last}: the process that ran it ended with {how}",
+            "reason": f"{last}: the process that ran it {fate}",
             "harmed": True,
-            "stopped": f"the process that ran the checks ended with {how}",
+            "stopped": f"the process that ran the checks {fate}",
             "hint": "dmesg says more if the kernel ended it; the devices may need a reboot",
         }
 

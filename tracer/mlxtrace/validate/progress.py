@@ -25,6 +25,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Progress(Protocol):
     """Is told how a run goes."""
 
+    def waiting(self, what: str) -> None:
+        """Show what is waited for."""
+
     def began(self, planned: Planned) -> None:
         """Show that a check runs."""
 
@@ -33,6 +36,9 @@ class Progress(Protocol):
 
 
 class _Silent:
+    def waiting(self, what: str) -> None:
+        """Show nothing."""
+
     def began(self, planned: Planned) -> None:
         """Show nothing."""
 
@@ -44,6 +50,9 @@ class _Lines(_Silent):
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
+
+    def waiting(self, what: str) -> None:
+        click.echo(what, err=True)
 
     def came(self, result: Result) -> None:
         if result.verdict is Verdict.NOT_RUN:
@@ -81,6 +90,9 @@ def shown(total: int, quiet: bool) -> Iterator[Progress]:
         task = bars.add_task("", total=total)
 
         class _Bar:
+            def waiting(self, what: str) -> None:
+                bars.print(what)
+
             def began(self, planned: Planned) -> None:
                 bars.update(task, description=planned.check.id, refresh=True)
 

@@ -163,6 +163,7 @@ class Session:
                 profile,
                 limit_s=options.limit_s,
                 interrupted=interrupted,
+                waiting=progress.waiting,
                 began=progress.began,
                 came=came,
             )

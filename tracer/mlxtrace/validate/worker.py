@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     Tell = Callable[[Message], None]
 
 KERNEL = Path("/sys/kernel")
-_KILLED_S = 2.0
-"""How long a killed process may take to go. One that is stuck in the kernel stays."""
+GONE_S = 90.0
+"""How long killed processes may take to go. One that hangs in the kernel stays; but closing a
+device waits for what its firmware is at, and mlx5_core gives a command a minute."""
+_PATIENCE_S = 3.0
+"""After that the user is told what is waited for."""
+_PAUSE_S = 0.02
 
 
 class TellingContext(Context):
@@ -103,6 +107,7 @@ class Worker:
         self._input, output = os.pipe()
         self._received = b""
         self._exit: int | None = None
+        self._gone: bool | None = None
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._input)
@@ -116,7 +121,7 @@ class Worker:
         """Return its next message, or None if none comes for ``timeout_s``.
 
         Raises:
-            EOFError: it has ended; the text says how.
+            EOFError: nothing more will come: it ends, or has ended.
         """
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._received:
@@ -125,30 +130,58 @@ class Worker:
                 return None
             data = os.read(self._input, 1 << 16)
             if not data:
-                raise EOFError(self._ended())
+                raise EOFError
             self._received += data
         line, _, self._received = self._received.partition(b"\n")
         message: Message = json.loads(line)
         return message
 
-    def end(self) -> bool:
-        """Kill it if it still runs; return whether it has gone, with its files."""
+    def kill(self) -> None:
+        """Kill it and the processes that it has made, as far as they still run."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        deadline = time.monotonic() + _KILLED_S
-        while self._exit is None and time.monotonic() < deadline:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._exit = status
-            else:
-                time.sleep(0.01)
-        return self._exit is not None
 
-    def _ended(self) -> str:
+    def end(self, waiting: Callable[[str], None] = lambda _: None) -> bool:
+        """Kill it if it still runs; return whether it and all that it has made are gone.
+
+        Their files are closed then. ``waiting`` is told, once, if that takes long. What did not go
+        is not waited for again.
+        """
+        if self._gone is None:
+            self.kill()
+            self._gone = self._wait(waiting)
+        return self._gone
+
+    def _wait(self, waiting: Callable[[str], None]) -> bool:
+        """Return whether all of its processes go within :data:`GONE_S`."""
+        began, told = time.monotonic(), False
+        while left := self._left():
+            waited_s = time.monotonic() - began
+            if waited_s > GONE_S:
+                return False
+            if waited_s > _PATIENCE_S and not told:
+                told = True
+                numbers = ", ".join(map(str, left))
+                waiting(f"waiting up to {GONE_S:g} s for killed processes to go: {numbers}")
+            time.sleep(_PAUSE_S)
+        return True
+
+    def _left(self) -> list[int]:
+        """Return those of its processes, itself included, that have not gone."""
         if self._exit is None:
-            _, self._exit = os.waitpid(self.pid, 0)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._exit = status if pid else None
+        itself = set() if self._exit is not None else {self.pid}
+        return sorted(itself | set(group_members(self.pid)))
+
+    @property
+    def fate(self) -> str:
+        """What became of it, after :meth:`end`: ``ended with signal SIGKILL``, say."""
+        if self._exit is None:
+            return "hangs in the kernel as it ends"
         code = os.waitstatus_to_exitcode(self._exit)
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+        return f"ended with {how}"
 
     def __enter__(self) -> Self:
         return self
@@ -161,6 +194,22 @@ class Worker:
     ) -> None:
         self.end()
         os.close(self._input)
+
+
+def group_members(group: int) -> list[int]:
+    """Return the processes of a process group that have not ended, as proc(5) has them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # After the name, which may have anything in it: state, parent, group, ...
+            words = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            state, its_group, threads = words[0], int(words[2]), int(words[17])
+        except (OSError, ValueError, IndexError):
+            continue
+        # One whose first thread has ended is shown as ended, though others may hang in the kernel.
+        if its_group == group and (state not in "ZX" or threads > 1):
+            found.append(int(path.parent.name))
+    return found
 
 
 def _be_worker(function: Callable[[Tell], None], output: int) -> None:
