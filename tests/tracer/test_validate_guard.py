@@ -9,73 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from genbindings.errors import Error, UsageError
-from mlxtrace import devices
 from mlxtrace.validate import guard, simulated
 from mlxtrace.validate.guard import RefusedError
 from mlxtrace.vfio import MigrationFlags
 from mlxuapi import vfio as uapi
 
-from .fake_kernel import BDF, OTHER_BDF, FakeKernel
+from .fake_kernel import BDF, OTHER_BDF
+from .fake_sysfs import DRIVERS, NAMES, Host
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-NAMES = (BDF, OTHER_BDF)
-DRIVERS = "bus/pci/drivers"
-
-
-class Host(FakeKernel):
-    """VFIO with two VFs of one PF, whose sysfs binds and unbinds."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(root, monkeypatch)
-        self.written: list[str] = []
-        self.pf = self.sysfs / "bus/pci/devices/0000:01:00.0"
-        self.pf.mkdir()
-        for number, name in enumerate(NAMES):
-            self.adopt(name, number)
-            (self.path(name) / "driver_override").write_text("(null)\n")
-        monkeypatch.setattr(guard, "_write", self.write)
-        monkeypatch.setattr(devices, "PROC", root / "proc")
-
-    def path(self, name: str) -> Path:
-        return self.sysfs / "bus/pci/devices" / name
-
-    def adopt(self, name: str, number: int) -> None:
-        """Make ``name`` a VF of the PF."""
-        (self.path(name) / "physfn").unlink(missing_ok=True)
-        (self.path(name) / "physfn").symlink_to(self.pf)
-        (self.pf / f"virtfn{number}").symlink_to(self.path(name))
-
-    def driver(self, name: str) -> str | None:
-        return devices.lookup(name).driver
-
-    def write(self, path: Path, text: str) -> None:
-        """Do what the kernel does when a file of sysfs is written."""
-        self.written.append(f"{path.name} {text}".strip())
-        if path.name == "sriov_numvfs":
-            path.write_text(f"{text}\n")
-            return
-        if path.name == "driver_override":
-            path.write_text(f"{text or '(null)'}\n")
-            return
-        link = self.path(text) / "driver"
-        if path.name == "unbind":
-            link.unlink()
-            return
-        override = (self.path(text) / "driver_override").read_text().strip()
-        driver = override if path.name == "drivers_probe" else path.parent.name
-        link.symlink_to(self.sysfs / DRIVERS / driver)
-
-    def bind(self, name: str, driver: str | None) -> None:
-        """Have ``name`` be found with ``driver``."""
-        link = self.path(name) / "driver"
-        link.unlink(missing_ok=True)
-        for vfio in self.path(name).glob("vfio-dev/*"):
-            vfio.rmdir()
-        if driver:
-            (self.sysfs / DRIVERS / driver).mkdir(parents=True, exist_ok=True)
-            link.symlink_to(self.sysfs / DRIVERS / driver)
 
 
 @pytest.fixture
@@ -179,8 +122,32 @@ def test_a_device_that_a_check_left_without_driver_gets_it_back(host: Host) -> N
     assert loan.troubles == []
 
 
+def test_vfs_whose_override_was_cleared_are_given_back_to_a_driver_that_wants_one(
+    host: Host,
+) -> None:
+    """As dpdk-devbind leaves them: vfio-pci keeps what it has, and takes nothing by its ID."""
+    for name in NAMES:
+        host.bind(name, "vfio-pci")
+    (host.sysfs / DRIVERS / "mlx5_core").mkdir()
+    with guard.borrowed(guard.look_up(NAMES), bind=True) as loan:
+        assert [host.driver(name) for name in NAMES] == ["mlx5_vfio_pci"] * 2
+    assert [host.driver(name) for name in NAMES] == ["vfio-pci"] * 2
+    assert [host.override(name) for name in NAMES] == ["(null)"] * 2
+    assert loan.troubles == []
+
+
+def test_a_driver_that_does_not_take_a_device_back_is_named(host: Host) -> None:
+    with guard.borrowed(guard.look_up(NAMES), bind=False) as loan:
+        host.bind(BDF, None)
+        host.refusing.add("mlx5_vfio_pci")
+    assert loan.troubles == [
+        f"{BDF} is not as it was found: {BDF}: the driver mlx5_vfio_pci did not take it"
+    ]
+    assert host.override(BDF) == "(null)"
+
+
 def test_vfs_that_a_check_left_removed_are_made_again(host: Host) -> None:
-    (host.pf / "sriov_numvfs").write_text("2\n")
+    host.sriov(2, 1)
     (host.path(BDF) / "driver_override").write_text("mlx5_vfio_pci\n")
     with guard.borrowed(guard.look_up(NAMES), bind=False) as loan:
         (host.pf / "sriov_numvfs").write_text("0\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error, UsageError
-from mlxtrace import devices, vfio_open
+from mlxtrace import binding, devices, vfio_open
 from mlxtrace.checks.child import Child
 from mlxtrace.devices import MLX5_DRIVER, DeviceInfo
 from mlxtrace.vfio import Device, MigrationFlags
@@ -103,11 +103,11 @@ class Loan:
 
     def take(self, device: DeviceInfo, bind: bool) -> None:
         """Note what ``device`` is, and have it bound to a VFIO driver."""
-        self._found.append((device, _override(device)))
+        self._found.append((device, binding.override(device.name)))
         number = device.path.resolve() / "physfn" / "sriov_numvfs"
         if number.is_file():
             self._vfs[number.resolve()] = number.read_text(encoding="ascii").strip()
-        if bind and ":" in device.name and _has_no_migration(device.driver):
+        if bind and not device.is_mediated and _has_no_migration(device.driver):
             _require_no_interface(device)
             _bind(device)
             device = devices.lookup(device.name)
@@ -130,7 +130,7 @@ class Loan:
             for number, count in self._vfs.items():
                 # Any other number is somebody else's.
                 if number.read_text(encoding="ascii").strip() == "0" != count:
-                    _write(number, count)
+                    binding.write(number, count)
         except (Error, OSError) as error:
             self.troubles.append(f"the VFs were not made again: {error}")
         for device, override in self._found:
@@ -145,38 +145,29 @@ def _has_no_migration(driver: str | None) -> bool:
     return driver is None or driver == "vfio-pci" or "vfio" not in driver
 
 
-def _override(device: DeviceInfo) -> str:
-    """Return the driver that only ``device`` is to have, mostly none."""
-    try:
-        text = (device.path / "driver_override").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-    return "" if text == "(null)" else text
-
-
 def _bind(device: DeviceInfo) -> None:
     """Have ``device`` bound to mlx5_vfio_pci."""
     if not (devices.SYSFS / "bus/pci/drivers" / MLX5_DRIVER).is_dir():
         raise Error(f"--bind: the module {MLX5_DRIVER} is not loaded", f"modprobe {MLX5_DRIVER}")
-    _write(device.path / "driver_override", MLX5_DRIVER)
     if device.driver is not None:
-        _write(device.path / "driver/unbind", device.name)
-    _write(devices.SYSFS / "bus/pci/drivers_probe", device.name)
+        binding.unbind(device.name)
+    binding.bind(device.name, MLX5_DRIVER)
 
 
 def _restore(device: DeviceInfo, override: str) -> None:
     """Give ``device`` the driver that it had, and its override."""
     now = devices.lookup(device.name)
-    if override != _override(now):
-        _write(now.path / "driver_override", override)
-    if now.driver != device.driver and ":" in device.name:
-        if now.driver is not None:
-            _write(now.path / "driver/unbind", device.name)
-        if device.driver is not None:
-            _write(devices.SYSFS / "bus/pci/drivers" / device.driver / "bind", device.name)
-        now = devices.lookup(device.name)
-    if now.driver != device.driver:
-        raise Error(f"it has the driver {now.driver}, and had {device.driver}")
+    if device.is_mediated:
+        if now.driver != device.driver:
+            raise Error(f"it has the driver {now.driver}, and had {device.driver}")
+        return
+    binding.set_override(device.name, override)
+    if now.driver == device.driver:
+        return
+    if now.driver is not None:
+        binding.unbind(device.name)
+    if device.driver is not None:
+        binding.bind(device.name, device.driver)
 
 
 def probe(names: Sequence[str]) -> Offer:
@@ -253,11 +244,3 @@ def _require_no_interface(device: DeviceInfo) -> None:
                 f"{device.name}: its network interface {name} is up",
                 f"if nobody needs it: ip link set {name} down",
             )
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a sysfs file."""
-    try:
-        path.write_text(f"{text}\n", encoding="ascii")
-    except OSError as error:
-        raise Error(f"cannot write {text!r} to {path}: {error.strerror}") from None
