@@ -10,18 +10,17 @@ import resource
 import select
 from typing import TYPE_CHECKING, Any
 
-from mlxtrace import devices
 from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, NoAnswerError, NotOfferedError, check
 from mlxtrace.checks.leaks import Held
 from mlxtrace.checks.session import OVER, PRE_COPY
 from mlxtrace.checks.transfer import read_part
+from mlxtrace.checks.undo import bound_again, unbind
 from mlxtrace.vfio import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from mlxtrace.checks.context import Context
 
@@ -98,14 +97,14 @@ def device_unbound(context: Context) -> None:
     info = context.source.device.info
     if ":" not in info.name or not info.driver:
         raise NotOfferedError("it is no PCI device")
-    driver = devices.SYSFS / "bus/pci/drivers" / info.driver
     for state in fsm.states(context.flags):
         if not fsm.has_session(state):
             continue
         fd = context.source.enter(state)
         context.source.forget_files()
         context.close()
-        with _unbound(driver, info.name):
+        with bound_again(info.name, info.driver):
+            unbind(info.name)
             context.note(f"closed the device in {state.name} and took it from its driver")
             expect_stale(context, fd, state, f"after the driver of {state.name} was gone", True)
     context.source.enter(State.STOP_COPY)
@@ -249,16 +248,6 @@ def _judge_stale(context: Context, answers: dict[str, Any], state: State, when: 
         hex(answers["poll"]),
         f"{gone:#x}: {names}",
     )
-
-
-@contextlib.contextmanager
-def _unbound(driver: Path, name: str) -> Iterator[None]:
-    """Take the device ``name`` from its driver for a while."""
-    (driver / "unbind").write_text(name, encoding="ascii")
-    try:
-        yield
-    finally:
-        (driver / "bind").write_text(name, encoding="ascii")
 
 
 @contextlib.contextmanager

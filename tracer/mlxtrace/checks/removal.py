@@ -5,19 +5,21 @@ A VF cannot be removed by itself: it has no ``remove`` in sysfs."""
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxtrace import devices
+from genbindings.errors import Error
+from mlxtrace import binding, devices
 from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, NoAnswerError, NotOfferedError, check
 from mlxtrace.checks.lifetime import expect_stale
+from mlxtrace.checks.undo import bound_again, undone
 from mlxtrace.vfio import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import contextlib
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlxtrace.checks.context import Context
@@ -39,19 +41,9 @@ def unbound_while_open(context: Context) -> None:
     info = context.source.device.info
     if ":" not in info.name or not info.driver:
         raise NotOfferedError("it is no PCI device")
-    driver = devices.SYSFS / "bus/pci/drivers" / info.driver
-
-    @contextlib.contextmanager
-    def bound_again() -> Iterator[None]:
-        try:
-            yield
-        finally:
-            if not (driver / info.name).exists():
-                _write(driver / "bind", info.name)
-
     for state in fsm.states(context.flags):
-        with bound_again():
-            _take_away(context, state, lambda: _write(driver / "unbind", info.name), "unbound")
+        with bound_again(info.name, info.driver):
+            _take_away(context, state, lambda: binding.unbind(info.name), "unbound")
     context.note("the device works again", context.source.state().name)
 
 
@@ -67,8 +59,7 @@ def sriov_disabled(context: Context) -> None:
     physical = Physical.of(context)
     for state in _some_states(context):
         with physical.vfs_again():
-            number = physical.path / "sriov_numvfs"
-            _take_away(context, state, lambda number=number: _write(number, "0"), "disabled")  # type: ignore[misc]
+            _take_away(context, state, physical.remove_vfs, "disabled")
     context.note("the device works again", context.source.state().name)
 
 
@@ -86,7 +77,15 @@ def _take_away(context: Context, state: State, action: Callable[[], None], what:
     subject = context.source
     fd = subject.enter(state)
     subject.forget_files()
-    child = Child(action)
+
+    def act() -> str:
+        try:
+            action()
+        except Error as error:
+            return str(error)
+        return ""
+
+    child = Child(act)
     waits = child.sleeps(BEGUN_S)
     # What it says is not the uAPI's to promise, but it has to say something.
     number, now, _ = raw.get_state(subject.fileno())
@@ -101,19 +100,17 @@ def _take_away(context: Context, state: State, action: Callable[[], None], what:
         context.note("read its data file", said)
     context.close()
     try:
-        child.result(GONE_S)
+        refusal = child.result(GONE_S)
     except TimeoutError as error:
         child.kill()
         raise NoAnswerError(f"{when}, and closed: {error}") from None
     except ChildProcessError as error:
         raise DeviationError(f"{when}: {error}") from None
+    if refusal:
+        raise DeviationError(f"{when}: {refusal}; the rule wants that it goes")
     context.note("closed it, and it went")
     if fd >= 0:
         expect_stale(context, fd, state, f"after the device was {when}", False)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="ascii")
 
 
 @dataclass(frozen=True)
@@ -153,35 +150,39 @@ class Physical:
             )
         drivers, overrides = {}, {}
         for name in vfs:
-            device = devices.lookup(name)
-            drivers[name] = device.driver or ""
-            said = (device.path / "driver_override").read_text(encoding="ascii").strip()
-            overrides[name] = "" if said == "(null)" else said
+            drivers[name] = devices.lookup(name).driver or ""
+            overrides[name] = binding.override(name)
         return cls(path, info.name, drivers, overrides)
 
-    @contextlib.contextmanager
-    def vfs_again(self) -> Iterator[None]:
-        """Have as many VFs as now when it is left, with the drivers that they have now."""
+    def remove_vfs(self) -> None:
+        """Disable SR-IOV.
+
+        Raises:
+            Error: the kernel refuses it.
+        """
+        binding.write(self.path / "sriov_numvfs", "0")
+
+    def vfs_again(self) -> contextlib.AbstractContextManager[None]:
+        """Have as many VFs as now when it is left, with the drivers that they have now.
+
+        Raises:
+            DeviationError: there are not; see :func:`mlxtrace.checks.undo.undone`.
+        """
         number, probe = self.path / "sriov_numvfs", self.path / "sriov_drivers_autoprobe"
         count, probing = (each.read_text(encoding="ascii").strip() for each in (number, probe))
-        try:
-            yield
-        finally:
-            _write(number, "0")
-            _write(probe, "0")
-            try:
-                _write(number, count)
-            finally:
-                _write(probe, probing)
-            for name, driver in self.drivers.items():
-                self._bind(name, driver)
 
-    def _bind(self, name: str, driver: str) -> None:
-        """Give a VF that was just made its driver, and its driver_override."""
-        bus = devices.SYSFS / "bus/pci"
-        override = bus / "devices" / name / "driver_override"
-        if driver:
-            _write(override, driver)
-            _write(bus / "drivers_probe", name)
-        if self.overrides[name] != driver:
-            _write(override, self.overrides[name] or "\n")
+        def make() -> None:
+            if number.read_text(encoding="ascii").strip() == count:
+                # They are there still.
+                return
+            binding.write(probe, "0")
+            try:
+                binding.write(number, count)
+            finally:
+                binding.write(probe, probing)
+            for name, driver in self.drivers.items():
+                if driver:
+                    binding.bind(name, driver)
+                binding.set_override(name, self.overrides[name])
+
+        return undone(make)
