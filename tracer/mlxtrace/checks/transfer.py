@@ -109,8 +109,8 @@ def whole_stream(context: Context) -> bytes:
     return data
 
 
-def expect_loads(context: Context, pieces: Sequence[bytes], what: str) -> None:
-    """Load a stream of the source, which is still stopped, on the target, and compare hashes."""
+def load(context: Context, pieces: Sequence[bytes], what: str) -> None:
+    """Load a stream on the target, which is left in STOP."""
     target = context.target
     with target.resume() as stream:
         try:
@@ -120,6 +120,12 @@ def expect_loads(context: Context, pieces: Sequence[bytes], what: str) -> None:
             context.expect_errno(error.errno, (0,), f"writing {what}")
         answer = target.ask(State.STOP, f", after {what} ({sum(map(len, pieces))} bytes)")
     context.expect_errno(answer.errno, (0,), f"loading {what}")
+
+
+def expect_loads(context: Context, pieces: Sequence[bytes], what: str) -> None:
+    """Load a stream of the source, which is still stopped, on the target, and compare hashes."""
+    load(context, pieces, what)
+    target = context.target
     ours, theirs = state_hash(context.source.name), state_hash(target.name)
     if ours and theirs:
         same = "equal" if ours == theirs else f"{ours} and {theirs}"
