@@ -25,6 +25,7 @@ class Sysfs:
     Attributes:
         written: the files' names and what was written to them, in order.
         refusing: drivers that take no device, since their probe fails.
+        unwritable: names of files that cannot be written.
     """
 
     sysfs: Path
@@ -33,6 +34,7 @@ class Sysfs:
         """Make the PF and its VFs, the VFs without a driver where there is none yet."""
         self.written: list[str] = []
         self.refusing: set[str] = set()
+        self.unwritable: set[str] = set()
         self.pf = self.sysfs / "bus/pci/devices/0000:01:00.0"
         self.pf.mkdir(parents=True)
         (self.sysfs / DRIVERS).mkdir(parents=True, exist_ok=True)
@@ -79,6 +81,8 @@ class Sysfs:
         """Do what the kernel does when a file of sysfs is written."""
         self.written.append(f"{path.name} {text}".strip())
         refusal = f"cannot write {text!r} to {path}"
+        if path.name in self.unwritable:
+            raise Error(f"{refusal}: Device or resource busy")
         there = sorted(entry.name for entry in (self.sysfs / DRIVERS).iterdir())
         if path.name == "driver_override":
             self.set_override(path.parent.name, text)

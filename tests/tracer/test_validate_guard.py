@@ -159,6 +159,31 @@ def test_vfs_that_a_check_left_removed_are_made_again(host: Host) -> None:
     assert loan.troubles == []
 
 
+@pytest.mark.parametrize(("found", "left"), [(1, 0), (1, 1), (0, 0)])
+def test_vfs_that_are_made_later_get_drivers_as_before(host: Host, found: int, left: int) -> None:
+    """A check that is ended as it makes VFs leaves it so that they get none."""
+    host.sriov(2, found)
+    (host.sysfs / DRIVERS / "mlx5_core").mkdir()
+    with guard.borrowed(guard.look_up(NAMES), bind=False) as loan:
+        host.sriov(0, left)
+        for name in NAMES:
+            host.bind(name, None)
+    assert (host.pf / "sriov_numvfs").read_text() == "2\n"
+    assert (host.pf / "sriov_drivers_autoprobe").read_text() == f"{found}\n"
+    assert [host.driver(name) for name in NAMES] == ["mlx5_vfio_pci"] * 2
+    assert loan.troubles == []
+    assert ("sriov_drivers_autoprobe 1" in host.written) is (found != left)
+
+
+def test_a_setting_that_cannot_be_put_back_is_named(host: Host) -> None:
+    host.sriov(2, 1)
+    with guard.borrowed(guard.look_up(NAMES), bind=False) as loan:
+        host.sriov(2, 0)
+        host.unwritable.add("sriov_drivers_autoprobe")
+    (trouble,) = loan.troubles
+    assert trouble.startswith("sriov_drivers_autoprobe of 0000:01:00.0 is not as it was: cannot")
+
+
 def test_what_is_stuck_in_the_kernel_is_not_touched(host: Host) -> None:
     host.bind(BDF, "mlx5_core")
     with guard.borrowed(guard.look_up(NAMES), bind=True) as loan:

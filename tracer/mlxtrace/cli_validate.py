@@ -76,7 +76,10 @@ def _names(
     help="A check, or one round of it, that takes longer hangs: the run ends.",
 )
 @click.option(
-    "--destructive", is_flag=True, help="Also take VFs from their driver, or away, for a moment."
+    "--destructive",
+    is_flag=True,
+    help="Also take VFs from their driver, or away, for a moment: VFs that are made anew lose what "
+    "their PF had set (MAC, VLAN, trust, devlink's migratable).",
 )
 @click.option(
     "--bind", is_flag=True, help="Bind the VFs to mlx5_vfio_pci for the run, and give them back."

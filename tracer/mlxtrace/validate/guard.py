@@ -97,16 +97,18 @@ class Loan:
 
     def __init__(self) -> None:
         self._found: list[tuple[DeviceInfo, str]] = []
-        self._vfs: dict[Path, str] = {}
+        # What a check that was ended half way leaves at 0, in the order of putting it back.
+        self._settings: dict[Path, str] = {}
         self.troubles: list[str] = []
         self.hold = False
 
     def take(self, device: DeviceInfo, bind: bool) -> None:
         """Note what ``device`` is, and have it bound to a VFIO driver."""
         self._found.append((device, binding.override(device.name)))
-        number = device.path.resolve() / "physfn" / "sriov_numvfs"
-        if number.is_file():
-            self._vfs[number.resolve()] = number.read_text(encoding="ascii").strip()
+        for name in ("sriov_numvfs", "sriov_drivers_autoprobe"):
+            path = device.path.resolve() / "physfn" / name
+            if path.is_file():
+                self._settings[path.resolve()] = path.read_text(encoding="ascii").strip()
         if bind and not device.is_mediated and _has_no_migration(device.driver):
             _require_no_interface(device)
             _bind(device)
@@ -126,13 +128,13 @@ class Loan:
             names = " ".join(device.name for device, _ in self._found)
             self.troubles.append(f"{names}: left as they are, since the kernel hangs")
             return
-        try:
-            for number, count in self._vfs.items():
-                # Any other number is somebody else's.
-                if number.read_text(encoding="ascii").strip() == "0" != count:
-                    binding.write(number, count)
-        except (Error, OSError) as error:
-            self.troubles.append(f"the VFs were not made again: {error}")
+        for path, setting in self._settings.items():
+            try:
+                # Anything else is somebody else's.
+                if path.read_text(encoding="ascii").strip() == "0" != setting:
+                    binding.write(path, setting)
+            except (Error, OSError) as error:
+                self.troubles.append(f"{path.name} of {path.parent.name} is not as it was: {error}")
         for device, override in self._found:
             try:
                 _restore(device, override)
