@@ -77,6 +77,16 @@ class Sink(Protocol):
         """Undo: leave the device usable, or remove the file. Return what was done."""
 
 
+class HeldSink(Sink, Protocol):
+    """One that another host's source is to give up its state for, once it has started."""
+
+    def conclude(self) -> None:
+        """Take note that the source has: the file gets its name."""
+
+    def keep(self) -> str:
+        """Leave what has started as it is, whatever the source does. Return how that is."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to migrate.

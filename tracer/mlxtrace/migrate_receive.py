@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from mlxtrace.migrate_model import Migratable, Sink
+    from mlxtrace.migrate_model import HeldSink, Migratable
 
 
 def migrate_from_peer(
@@ -66,9 +66,10 @@ def migrate_from_peer(
             peer.farewell(error, "not touched")
             raise error
         result = Result(f"{device} at {peer.name}", ours["device"], framing=framing)
-        sink: Sink
+        sink: HeldSink
         if isinstance(target, Path):
-            sink = FileSink(target, {key: theirs[key] for key in theirs if key != "role"})
+            header = {key: theirs[key] for key in theirs if key != "role"}
+            sink = FileSink(target, header, held=True)
         else:
             sink = DeviceSink(target, flags, result.downtime)
         _Receiver(peer, sink, result, check, tell).run()
@@ -102,7 +103,7 @@ class _Receiver:
     def __init__(
         self,
         peer: Peer,
-        sink: Sink,
+        sink: HeldSink,
         result: Result,
         check: Callable[[], None],
         tell: Callable[[str, int, int], None],
@@ -114,6 +115,7 @@ class _Receiver:
         self._tell = tell
         self._parser = StreamParser(result.framing)
         self._running = False
+        self._done = False
 
     def run(self) -> None:
         """Take it; on failure leave the target usable and note it in the result."""
@@ -125,7 +127,9 @@ class _Receiver:
             result.error = cause_of(error, self._check)
             self._leave(error, result.error)
         except BaseException:
-            self._sink.abandon()
+            # What runs may be all that there is of the state.
+            if not self._running:
+                self._sink.abandon()
             raise
         finally:
             result.total_ns = boot_ns() - result.started_boot_ns
@@ -150,6 +154,8 @@ class _Receiver:
         self._running = True
         peer.send(Message.RUNNING, {"state": result.target_state})
         result.source_state = words(peer.receive_object(Message.DONE), "state", "?")
+        self._done = True
+        sink.conclude()
 
     def _take_stream(self) -> None:
         """Take the stream, to its end.
@@ -181,12 +187,18 @@ class _Receiver:
         """Leave the target usable, and tell the source how, if it is there."""
         result = self._result
         asked = isinstance(error, PeerRefusedError)
+        if self._done:
+            # The source has given up the state: what is here is all that there is of it.
+            result.target_state = self._sink.keep()
+            return
         if self._running and not asked:
             # It runs, and whether the source stopped is not known: its state is kept.
+            result.target_state = self._sink.keep()
             result.source_state = "not known: it may run as well as the target: look at that host"
             result.error = MigrationError(
                 f"{cause}, before it said that the source was stopped",
-                f"{result.target} runs, and the source may run as well: look at that host",
+                f"{result.target} is {result.target_state}, and the source may run as well: look "
+                "at that host",
             )
             return
         result.target_state = self._sink.abandon()

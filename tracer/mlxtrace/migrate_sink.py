@@ -69,6 +69,12 @@ class DeviceSink:
         self._downtime.start_ns = boot_ns() - began
         return State.RUNNING.name
 
+    def conclude(self) -> None:
+        pass
+
+    def keep(self) -> str:
+        return State.RUNNING.name
+
     def abandon(self) -> str:
         if not self._touched:
             return "not touched"
@@ -85,12 +91,15 @@ class DeviceSink:
 class FileSink:
     """A stream file."""
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+    def __init__(self, path: Path, header: dict[str, Any], *, held: bool = False) -> None:
+        """``held``: the file gets its name, and replaces an older one, by :meth:`conclude` only."""
         self._path = path
         self._header = header
+        self._held = held
         self._writer: StreamWriter | None = None
         self._trailer: dict[str, Any] = {}
         self._checksums = RecordChecksums()
+        self._published = False
 
     def open(self) -> None:
         self._writer = StreamWriter(self._path, self._header)
@@ -109,10 +118,23 @@ class FileSink:
 
     def start(self) -> str:
         assert self._writer is not None
-        self._writer.commit(self._trailer)
+        self._writer.complete(self._trailer)
+        if not self._held:
+            self.conclude()
         return "complete"
 
+    def conclude(self) -> None:
+        assert self._writer is not None
+        self._writer.publish()
+        self._published = True
+
+    def keep(self) -> str:
+        assert self._writer is not None
+        return f"complete, and kept as {self._writer.temporary}"
+
     def abandon(self) -> str:
+        if self._published:
+            return "complete, and kept"
         if self._writer is not None:
             self._writer.discard()
         return "not written"

@@ -47,7 +47,13 @@ CHUNK_BYTES = 1 << 20
 
 
 class StreamWriter:
-    """Writes a stream file. Leaving the ``with`` block without :meth:`commit` removes it."""
+    """Writes a stream file. Leaving the ``with`` block without :meth:`commit` removes it.
+
+    Attributes:
+        path: the file's name.
+        temporary: its name until it is published.
+        data_bytes: size of the stream so far.
+    """
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         """Create the temporary file beside ``path`` and write ``header``.
@@ -63,7 +69,7 @@ class StreamWriter:
             fd, name = tempfile.mkstemp(
                 prefix=f".{path.name}.", suffix=".partial", dir=path.parent or Path()
             )
-        self._temporary = Path(name)
+        self.temporary = Path(name)
         self._file: IO[bytes] = os.fdopen(fd, "wb")
         self._hash = hashlib.sha256()
         text = json.dumps(header, sort_keys=True).encode()
@@ -83,12 +89,15 @@ class StreamWriter:
         self.data_bytes += len(data)
 
     def commit(self, trailer: dict[str, Any]) -> None:
-        """Write ``trailer`` and the checksum, and give the file its name.
+        """Complete the file and give it its name: see :meth:`complete` and :meth:`publish`."""
+        self.complete(trailer)
+        self.publish()
 
-        An older file of that name is replaced.
+    def complete(self, trailer: dict[str, Any]) -> None:
+        """Write ``trailer`` and the checksum. The file is whole then, under its temporary name.
 
         Raises:
-            Error: as :meth:`write`; nothing has the final name then.
+            Error: as :meth:`write`.
         """
         text = json.dumps(trailer, sort_keys=True).encode()
         self._put(text + LENGTHS.pack(self.data_bytes, len(text)))
@@ -99,13 +108,21 @@ class StreamWriter:
             os.fchmod(self._file.fileno(), 0o666 & ~_umask())
             os.fsync(self._file.fileno())
             self._file.close()
-            self._temporary.replace(self.path)
+
+    def publish(self) -> None:
+        """Give a complete file its name. An older file of that name is replaced.
+
+        Raises:
+            Error: it cannot be renamed; it is there under its temporary name.
+        """
+        with _explained(f"cannot rename {self.temporary} to {self.path}"):
+            self.temporary.replace(self.path)
 
     def discard(self) -> None:
-        """Remove what was written, unless it was committed. May be repeated."""
+        """Remove what was written, unless it was published. May be repeated."""
         with contextlib.suppress(OSError):
             self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
