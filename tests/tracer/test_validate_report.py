@@ -88,7 +88,17 @@ def test_what_is_known_is_told_with_its_reason_and_so_is_what_did_not_show() -> 
     assert f"seen    {REASON}" in known
     assert "C3            known to fail, but holds (it could not)" in known
     assert "spared; known: it oopses\n    C6" in known
-    assert "the driver does not offer P2P\n    C4" in known
+    assert "the driver does not offer P2P; the profile does not say so\n    C4" in known
+
+
+def test_what_is_not_offered_is_told_apart_from_what_the_profile_says_is_absent() -> None:
+    known = profile('[lacks]\nC1 = "no clock"', ["C1"])
+    found = [
+        judge(make(name, holds), 1, Status.NOT_OFFERED, "no clock", known) for name in ("C1", "C2")
+    ]
+    text = report(found)
+    assert "  no clock\n    C1\n" in text
+    assert "  no clock; the profile does not say so\n    C2\n" in text
 
 
 def test_a_run_that_was_stopped_says_why() -> None:

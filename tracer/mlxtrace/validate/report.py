@@ -165,7 +165,9 @@ def _left_out(
         if result.verdict is verdict:
             reason = result.known.reason if result.known else ""
             known = f"; known: {reason}" if reason not in ("", result.reason) else ""
-            by_reason.setdefault(f"{result.reason}{known}", []).append(check.id)
+            # Only of what is not offered: something that was there may be lost.
+            remark = f"; {result.remark}" if result.remark else ""
+            by_reason.setdefault(f"{result.reason}{known}{remark}", []).append(check.id)
     if by_reason:
         _title(console, title)
     for reason, names in by_reason.items():
