@@ -22,6 +22,7 @@ from mlxtrace.cli_validate import command
 from mlxtrace.validate import guard, session, simulated, worker
 from mlxtrace.validate.guard import Loan, Offer
 from mlxtrace.validate.profiles import Profile
+from mlxtrace.vfio import MigrationFlags
 
 from .fake_checks import NoDevices, fails, hangs, holds, is_hung, lacks, make
 from .fake_device import ALL_FLAGS
@@ -182,6 +183,35 @@ def test_a_known_deviation_is_no_failure(host: Host, tmp_path: Path) -> None:
     assert (status, lines[-1]["known_deviations"]) == (0, 1)
     assert (lines[2]["status"], lines[2]["known"]) == ("known deviation", "it cannot")
     assert (lines[0]["profile"], lines[0]["profile_reason"]) == ("mine", "named by --profile")
+
+
+@pytest.mark.parametrize(
+    ("flags", "when", "status"),
+    [
+        (ALL_FLAGS, "pre_copy = true", 0),
+        (ALL_FLAGS & ~MigrationFlags.PRE_COPY, "pre_copy = true", 3),
+        (ALL_FLAGS & ~MigrationFlags.PRE_COPY, "pre_copy = false", 0),
+        (ALL_FLAGS & ~MigrationFlags.PRE_COPY, "", 0),
+    ],
+)
+def test_a_profile_of_a_driver_with_precopy_is_not_for_one_that_has_lost_it(
+    host: Host,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: MigrationFlags,
+    when: str,
+    status: int,
+) -> None:
+    monkeypatch.setattr(guard, "probe", lambda _: Offer("some_vfio_pci", flags))
+    host.checks([make("C1", holds)])
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f'summary = "mine"\n[when]\n{when}\n')
+    found, out, err = host.run(*VFS, "--json", "--profile", str(mine))
+    assert found == status
+    if status:
+        assert out == ""
+        assert "the profile mine is that of a driver that offers PRE_COPY; some_vfio_pci" in err
+        assert "hint: " in err
 
 
 def test_checks_are_chosen(host: Host) -> None:

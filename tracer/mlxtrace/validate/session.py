@@ -117,7 +117,10 @@ class Session:
     def _profile(self, offer: guard.Offer | None = None) -> tuple[Profile, str]:
         every = [check.id for check in all_checks()]
         if self._options.profile:
-            return load(self._options.profile, every), "named by --profile"
+            profile = load(self._options.profile, every)
+            if offer:
+                _require_fit(profile, offer)
+            return profile, "named by --profile"
         assert offer
         return choose(offer.driver, offer.flags, os.uname().release, every)
 
@@ -171,3 +174,17 @@ class Session:
             loan.hold = run.stuck
         run.stopped = run.stopped or loan.trouble
         return run
+
+
+def _require_fit(profile: Profile, offer: guard.Offer) -> None:
+    """Raise RefusedError if a driver lacks what the one of ``profile`` offers.
+
+    All that needs it would be "not offered", and the run as good as one of the other driver.
+    """
+    if profile.when.get("pre_copy") and MigrationFlags.PRE_COPY not in offer.flags:
+        raise guard.RefusedError(
+            f"the profile {profile.name} is that of a driver that offers PRE_COPY; {offer.driver} "
+            "does not offer it here",
+            "mlxtrace doctor and dmesg may say why; to judge it without, leave --profile out, or "
+            "name another one",
+        )
