@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from genbindings.errors import UsageError
-from mlxlab.matrix import columns, comparison, runner
+from mlxlab.matrix import columns, comparison, layout, runner
 from mlxlab.matrix.records import PASSED
 from mlxlab.matrix.runner import Plan
 from mlxpatch.progress import Progress
@@ -46,6 +46,29 @@ def test_two_revisions_on_a_host_need_no_lab(tmp_path: Path) -> None:
     assert ([row.id for row in broken], mended) == (["C15"], [])
     assert found.status == comparison.FAILED
     assert (tmp_path / "kept/v3/validate.jsonl").read_text() == BAD.lines
+
+
+def test_what_held_and_is_known_to_fail_or_not_offered_is_a_loss(tmp_path: Path) -> None:
+    """A revision without PRE_COPY, say, must not look better than the one before."""
+    lost = "the driver does not offer PRE_COPY"
+    rows = {
+        "v2": [check("C8"), check("C15"), check("C16"), check("C31", "known deviation")],
+        "v3": [
+            check("C8", "known deviation", known="a race", reason="0 bytes"),
+            check("C15", "not offered", reason=lost),
+            check("C16", "not offered", reason=lost),
+            check("C31", "not offered", reason=lost),
+        ],
+        "v4": [check("C8"), check("C15"), check("C16", "not offered"), check("C31", "failed")],
+    }
+    words = [f"{name}={result(tmp_path, name, Script(lines))}" for name, lines in rows.items()]
+    found = compared(FakeLab(tmp_path / "lab", {}), tmp_path / "kept", [], *words)
+    assert [layout.word(row.cells[1]) for row in found.rows] == ["known !", "n/o !", "n/o !", "n/o"]
+    assert [layout.word(row.cells[2]) for row in found.rows] == ["pass +", "pass", "n/o", "FAIL"]
+    told = {section.title: section.items for section in layout.sections(found)}
+    assert told["Not offered any more"] == (f"v3: {lost}: C15, C16",)
+    assert "v3 (it held before)" in told["Known deviations"][0]
+    assert "! = it held in the column before" in layout.legend(found)
 
 
 def test_a_host_is_put_beside_the_lab(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ _WEIGHT = (
     records.NOT_OFFERED,
     records.NOT_RUN,
 )
+# What a rule that held may have become.
+_LOST = (records.FAILED, records.KNOWN, records.NOT_OFFERED)
 # A rule that was never reached, in a column that did not run to its end.
 MISSING = "missing"
 BROKEN = "broken"
@@ -41,8 +43,9 @@ class Cell:
     Attributes:
         status: of its checks, the one that weighs most, or :data:`MISSING`.
         checks: all of them: a rule may have several, and ``--repeat`` makes more.
-        change: :data:`BROKEN` if it fails here and held before, :data:`MENDED` the other way
-            round, else empty; before is the nearest column on the left that has a result.
+        change: :data:`BROKEN` if it held before and fails here, known or not, or is not offered any
+            more; :data:`MENDED` if it failed before and holds; else empty. Before is the nearest
+            column on the left that has a result.
     """
 
     status: str
@@ -168,7 +171,7 @@ def _with_changes(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     before = ""
     for cell in cells:
         change = ""
-        if cell.status == records.FAILED and before == records.PASSED:
+        if cell.status in _LOST and before == records.PASSED:
             change = BROKEN
         elif cell.status == records.PASSED and before in (records.FAILED, records.KNOWN):
             change = MENDED

@@ -171,6 +171,7 @@ def sections(found: Comparison) -> list[Section]:
         Section("The kernel's log and the firmware", tuple(complaints)),
         Section("Failed", tuple(_told(found, names, records.FAILED))),
         Section("Known deviations", tuple(_told(found, names, records.KNOWN))),
+        Section("Not offered any more", tuple(_gone(found, names))),
     ]
     return [section for section in told if section.items]
 
@@ -193,6 +194,19 @@ def _told(found: Comparison, names: Sequence[str], status: str) -> Iterator[str]
         for reason, places in by_reason.items():
             rule = plain(row.rule).rstrip(".")
             yield f"{row.id} ({level(row)}) {', '.join(places)}: {rule}: {reason}"
+
+
+def _gone(found: Comparison, names: Sequence[str]) -> Iterator[str]:
+    """Yield, by column and reason, the rules that held before and are not offered now."""
+    for number, name in enumerate(names):
+        by_reason: dict[str, list[str]] = {}
+        for row in found.changes(number)[0]:
+            cell = row.cells[number]
+            if cell.status == records.NOT_OFFERED:
+                reason = plain(cell.worst[0].reason) or "no reason given"
+                by_reason.setdefault(reason, []).append(row.id)
+        for reason, rules in by_reason.items():
+            yield f"{name}: {reason}: {', '.join(rules)}"
 
 
 def repeats(found: Comparison, options: Sequence[str]) -> list[str]:
