@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from mlxtrace.checks import Check, Context, Outcome, Status, abrupt, all_checks, fsm, run
+from mlxtrace.checks import Check, Context, Outcome, Status, abrupt, all_checks, fsm, run, transfer
 from mlxtrace.checks.child import Child
 from mlxtrace.vfio import MigrationFlags
 
@@ -191,6 +191,25 @@ def test_a_driver_that_breaks_a_rule_fails_its_check(
     outcome = judge(name, broken)
     assert outcome.status is Status.FAILED, told(outcome)
     assert "the rule wants" in outcome.reason or "not expected" in outcome.reason, told(outcome)
+
+
+def test_data_that_writev_loses_is_missed_in_the_state(judge: Judge) -> None:
+    outcome = judge("C30.vector", "takes-parts", "writev-drops")
+    assert outcome.status is Status.FAILED, told(outcome)
+    assert "hashes of both states" in outcome.reason
+
+
+@pytest.mark.parametrize("name", ["C30", "C30.vector"])
+def test_where_states_cannot_be_compared_the_steps_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    FakeDriver(tmp_path, monkeypatch)
+    monkeypatch.setattr(transfer, "state_hash", lambda _: None)
+    outcome = run(CHECKS[name], Context(SOURCE, TARGET))
+    assert outcome.status is Status.PASSED, told(outcome)
+    assert "hashes of both states: there are none here: the states are not compared" in told(
+        outcome
+    )
 
 
 def test_a_device_in_error_is_judged(judge: Judge) -> None:

@@ -18,7 +18,13 @@ from mlxtrace.checks.resume import (
     require_records,
 )
 from mlxtrace.checks.session import PRE_COPY
-from mlxtrace.checks.transfer import expect_loads, read_all, read_part, whole_stream
+from mlxtrace.checks.transfer import (
+    expect_loads,
+    expect_same_state,
+    read_all,
+    read_part,
+    whole_stream,
+)
 from mlxtrace.vfio import State
 
 if TYPE_CHECKING:
@@ -62,6 +68,7 @@ def vectors(context: Context) -> None:
         context.expect(number == 0, "writing 0 bytes", raw.answer(number), "0")
     answer = target.ask(State.STOP)
     context.expect_errno(answer.errno, (0,), f"loading {len(pieces)} pieces of writev()")
+    expect_same_state(context)
     target.reset()
 
 
