@@ -298,7 +298,12 @@ class FakeDriver:
         session = self.file(fd)
         if "writev-drops" in self.breaks and isinstance(session, FakeResuming) and session.offset:
             return sum(map(len, pieces))
-        return sum(self._os_write(fd, piece) for piece in pieces)
+        count = 0
+        for piece in pieces:
+            count += (taken := self._os_write(fd, piece))
+            if taken < len(piece):
+                break
+        return count
 
     def events(self, fd: int, patient: bool) -> int:
         """Return what poll() says of a data file; ``patient`` lets a SAVE end."""

@@ -193,6 +193,41 @@ def test_a_driver_that_breaks_a_rule_fails_its_check(
     assert "the rule wants" in outcome.reason or "not expected" in outcome.reason, told(outcome)
 
 
+WRITING = (
+    "C5",
+    "C5.session",
+    "C30",
+    "C30.vector",
+    "C31.truncated",
+    "C31.ways",
+    "C32",
+    "C32.harmed",
+)
+
+
+@pytest.mark.parametrize("name", [*WRITING, "C33", "C33.harmed", "C41.resuming"])
+def test_a_driver_that_takes_a_part_at_a_time_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch)
+    for device in driver.devices.values():
+        device.faults.short_write = 3000
+    context = Context(SOURCE, TARGET, firmware=driver.firmware, cycles=CYCLES)
+    outcome = run(CHECKS[name], context)
+    assert outcome.status is Status.PASSED, told(outcome)
+
+
+@pytest.mark.parametrize("name", ["C5", "C32", "C32.harmed"])
+def test_a_driver_that_takes_nothing_and_says_nothing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch)
+    for device in driver.devices.values():
+        device.faults.short_write = 0
+    outcome = run(CHECKS[name], Context(SOURCE, TARGET, firmware=driver.firmware))
+    assert outcome.status is Status.FAILED
+
+
 def test_data_that_writev_loses_is_missed_in_the_state(judge: Judge) -> None:
     outcome = judge("C30.vector", "takes-parts", "writev-drops")
     assert outcome.status is Status.FAILED, told(outcome)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.core import Level, NotOfferedError, check
 from mlxtrace.checks.states import expect_on_the_way
-from mlxtrace.checks.transfer import READ_BYTES, expect_loads, whole_stream
+from mlxtrace.checks.transfer import READ_BYTES, expect_loads, whole_stream, write_whole
 from mlxtrace.stream import FLAG_OPTIONAL, HEADER, Framing, StreamParser, Tag
 from mlxtrace.vfio import State
 
@@ -148,9 +148,7 @@ def garbage(context: Context) -> None:
 def _write_regardless(fd: int, data: bytes) -> int:
     """Write ``data`` in pieces, also after one was refused; the first errno, 0 if none was."""
     size = len(data) // 4 + 1
-    numbers = [
-        raw.write_errno(fd, data[start : start + size]) for start in range(0, len(data), size)
-    ]
+    numbers = [write_whole(fd, data[start : start + size]) for start in range(0, len(data), size)]
     return next((number for number in numbers if number), 0)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.core import DeviationError, Level, NotOfferedError, check
-from mlxtrace.checks.transfer import whole_stream
+from mlxtrace.checks.transfer import READ_BYTES, whole_stream, write_whole
 from mlxtrace.vfio import Device, MigrationFlags, State
 
 if TYPE_CHECKING:
@@ -231,8 +231,6 @@ def _expect_refusal(context: Context, subject: Subject, aim: int) -> None:
 def write_all(fd: int, data: bytes) -> None:
     """Write a stream to a resuming file."""
     view = memoryview(data)
-    while view:
-        number = raw.write_errno(fd, view[: 1 << 20])
-        if number:
+    for start in range(0, len(view), READ_BYTES):
+        if number := write_whole(fd, view[start : start + READ_BYTES]):
             raise DeviationError(f"writing the source's own stream: {raw.answer(number)}")
-        view = view[1 << 20 :]

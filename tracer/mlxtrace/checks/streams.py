@@ -24,6 +24,7 @@ from mlxtrace.checks.transfer import (
     read_all,
     read_part,
     whole_stream,
+    write_whole,
 )
 from mlxtrace.vfio import State
 
@@ -170,14 +171,7 @@ def harmed_streams_survived(context: Context) -> None:
 def _write_pieces(fd: int, pieces: Sequence[bytes]) -> int:
     """Write ``pieces``, each whole; return the errno of the first that fails, or 0."""
     os.set_blocking(fd, True)
-    for piece in pieces:
-        rest = memoryview(piece)
-        while rest:
-            try:
-                rest = rest[vfio_calls.write(fd, rest) :]
-            except OSError as error:
-                return error.errno or errno.EIO
-    return 0
+    return next((number for piece in pieces if (number := write_whole(fd, piece))), 0)
 
 
 @check(

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxtrace import vfio_calls
 from mlxtrace.checks import fsm
 from mlxtrace.checks.core import DeviationError
 from mlxtrace.migrate_sink import state_hash
@@ -107,6 +109,27 @@ def whole_stream(context: Context) -> bytes:
     data += read_all(context, subject, stream)
     stream.close()
     return data
+
+
+def write_whole(fd: int, data: bytes | memoryview) -> int:
+    """Write all of ``data``, however little of it a call takes.
+
+    Returns:
+        the errno of the call that failed, which ends it, or 0.
+
+    Raises:
+        DeviationError: a call took nothing and did not fail.
+    """
+    rest = memoryview(data)
+    while rest:
+        try:
+            count = vfio_calls.write(fd, rest)
+        except OSError as error:
+            return error.errno or errno.EIO
+        if not count:
+            raise DeviationError(f"writing {len(rest)} bytes: 0; the rule wants some, or an error")
+        rest = rest[count:]
+    return 0
 
 
 def load(context: Context, pieces: Sequence[bytes], what: str) -> None:
