@@ -258,6 +258,8 @@ class FakeDriver:
 
     def _os_read(self, fd: int, size: int) -> bytes:
         session = self.file(fd)
+        if isinstance(session, FakeResuming) and "resuming-reads" in self.breaks:
+            return b"data"
         if not isinstance(session, FakeSaving):
             return bytes(self._real["read"](fd, size))
         if size == 0 and not session.ended and "empty-read-takes" not in self.breaks:

@@ -159,6 +159,7 @@ BROKEN = [
     ("fault-loses-data", "C25.read"),
     ("fault-loses-data", "C25.partial"),
     ("empty-read-takes", "C11.empty"),
+    ("resuming-reads", "C11"),
     ("read-sleeps", "C19.blocking"),
     ("poll-stays-silent", "C27.poll"),
     ("poll-lies", "C27.poll"),

@@ -121,11 +121,32 @@ def raising(error: Exception) -> Callable[[Context], None]:
     return function
 
 
-def test_an_answer_that_no_check_foresaw_is_a_failure() -> None:
-    for error in (VfioError("vf", "reading", errno.EIO), ChildProcessError("it died")):
-        outcome = run(check(raising(error)), FakeContext())
-        assert outcome.status is Status.FAILED
-        assert str(error) in outcome.reason
+@pytest.mark.parametrize(
+    "error",
+    [
+        VfioError("vf", "reading", errno.EIO),
+        ChildProcessError("it died"),
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+        TimeoutError("no answer within 5 s"),
+    ],
+)
+def test_an_answer_that_no_check_foresaw_is_a_failure(error: Exception) -> None:
+    def function(context: Context) -> None:
+        context.note("to STOP_COPY", "a data file")
+        raise error
+
+    outcome = run(check(function), FakeContext())
+    assert outcome.status is Status.FAILED
+    assert str(error) in outcome.reason
+    assert "not expected" in outcome.reason
+    if not isinstance(error, VfioError):
+        assert outcome.reason.startswith("after to STOP_COPY: a data file: ")
+
+
+def test_an_answer_at_once_that_no_check_foresaw_is_a_failure() -> None:
+    outcome = run(check(raising(OSError(errno.EIO, "no"))), FakeContext())
+    assert outcome.status is Status.FAILED
+    assert outcome.reason.startswith("at its first step: ")
 
 
 def test_what_hangs_leaves_the_devices_alone() -> None:
