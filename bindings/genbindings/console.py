@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the four commands share: exit statuses, error lines, subcommands that are not built yet."""
+"""What the four commands share: numbers, exit statuses, error lines, what is not built yet."""
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from typing import Any, NoReturn
@@ -16,6 +17,19 @@ from genbindings.errors import Error
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 version_option = click.version_option(__version__, "--version", message="%(prog)s %(version)s")
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range that is one: ``inf`` and ``nan``, which Python takes, are no times."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; anything else is a usage error."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def run(command: click.Command, name: str) -> NoReturn:

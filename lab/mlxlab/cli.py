@@ -115,7 +115,7 @@ def _command_options(command: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option(
                 "--timeout",
-                type=click.FloatRange(min=1),
+                type=console.FiniteRange(min=1),
                 metavar="SECONDS",
                 help="End the run after this time in the VM (exit status 124).",
             ),
@@ -203,7 +203,7 @@ def _job(
 )
 @click.option(
     "--idle",
-    type=click.FloatRange(min=0, min_open=True),
+    type=console.FiniteRange(min=0, min_open=True),
     default=30,
     show_default=True,
     metavar="MINUTES",

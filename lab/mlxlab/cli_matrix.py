@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genbindings.console import CONTEXT
+from genbindings.console import CONTEXT, FiniteRange
 from genbindings.errors import UsageError
 from mlxlab import accel
 
@@ -72,7 +72,7 @@ _FILE_WIDTH = 99
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     metavar="SECONDS",
     help="End a column after this time in its VM; the others are run all the same.",
 )

@@ -126,6 +126,9 @@ def test_without_qemu_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_
         (["matrix"], "nothing to compare"),
         (["run", "--profile", "nope", "--", "true"], "no profile 'nope'"),
         (["run", "--fw", "latency", "--", "true"], "not KEY=VALUE"),
+        (["run", "--timeout", "inf", "--", "true"], "'inf' is not a finite number"),
+        (["run", "--keep", "--idle", "nan", "--", "true"], "'nan' is not a finite number"),
+        (["matrix", "--timeout", "inf"], "'inf' is not a finite number"),
     ],
 )
 def test_usage_errors_exit_with_2(arguments: list[str], said: str) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from genbindings.console import FiniteRange
+from mlxtrace import cli_migrate, cli_precopy, cli_report, cli_validate
 from mlxtrace.cli_migrate import command
 
 from .fake_kernel import BDF, OTHER_BDF
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,10 @@ from .fake_kernel import BDF, OTHER_BDF
         (["--source", BDF, "--to", "x", "--bandwidth-limit", "1"], "1K is the least"),
         (["--listen", "h:1", "--target", BDF, "--bandwidth-limit", "1G"], "goes with --listen's"),
         (["--from", "x", "--target", BDF, "--policy", "qemu"], "--policy says how to save"),
+        (["--listen", "h:1", "--to", "x", "--peer-timeout", "inf"], "'inf' is not a finite number"),
+        (["--listen", "h:1", "--to", "x", "--peer-timeout", "nan"], "'nan' is not a finite number"),
+        (["--source", BDF, "--to", "x", "--data-timeout", "1e999"], "not a finite number"),
+        (["--source", BDF, "--to", "x", "--data-timeout", "0"], "0.0 is not in the range x>0"),
     ],
 )
 def test_usage_errors(arguments: list[str], message: str) -> None:
@@ -69,6 +80,16 @@ def test_usage_errors(arguments: list[str], message: str) -> None:
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("module", [cli_migrate, cli_precopy, cli_report, cli_validate])
+def test_no_option_takes_a_time_without_an_end(module: ModuleType) -> None:
+    for parameter in module.command.params:
+        if isinstance(parameter.type, click.types.FloatParamType):
+            assert isinstance(parameter.type, FiniteRange), parameter.name
+            for text in ("inf", "nan", "1e999"):
+                with pytest.raises(click.BadParameter, match="is not a finite number"):
+                    parameter.type.convert(text, parameter, None)
 
 
 def test_help_names_every_option() -> None:

@@ -99,6 +99,12 @@ def test_an_announced_size_is_no_memory(said: bytes) -> None:
             Peer(ours, "host:1", 1, migrate.nothing).receive(Message.LOADED)
 
 
+def test_a_peer_may_be_silent_for_longer_than_tcp_can_count() -> None:
+    with netaddress.listen(Address("127.0.0.1", 0)) as listener:
+        connection = netaddress.connect(netaddress.bound_to(listener), migrate.nothing)
+        Peer(connection, "host:1", 1e306, migrate.nothing).close()
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [

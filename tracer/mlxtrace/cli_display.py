@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from genbindings.console import FiniteRange
 from genbindings.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound="Callable[..., int]")
 
-MILLISECONDS = click.FloatRange(0, min_open=True)
+MILLISECONDS = FiniteRange(0, min_open=True)
 
 
 def options(function: Function) -> Function:
@@ -28,7 +29,7 @@ def options(function: Function) -> Function:
         click.option(
             "-i",
             "interval_s",
-            type=click.FloatRange(0.1),
+            type=FiniteRange(0.1),
             metavar="SECONDS",
             help="Show sums of each SECONDS, and rows only of failures.",
         ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genbindings.console import CONTEXT
+from genbindings.console import CONTEXT, FiniteRange
 from genbindings.errors import Error, UsageError
 from mlxtrace.cli_device import device_name
 from mlxtrace.devices import is_mediated, lookup, require_vfio_driver
@@ -78,7 +78,7 @@ _SAVE_OPTIONS = ("no_precopy", "policy", *_RULE_OPTIONS, "data_timeout")
 )
 @click.option(
     "--peer-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=120,
     show_default=True,
     metavar="SECONDS",
@@ -131,7 +131,7 @@ _SAVE_OPTIONS = ("no_precopy", "policy", *_RULE_OPTIONS, "data_timeout")
 )
 @click.option(
     "--data-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=70,
     show_default=True,
     metavar="SECONDS",

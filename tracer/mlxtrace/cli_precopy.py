@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from genbindings.console import CONTEXT
+from genbindings.console import CONTEXT, FiniteRange
 from genbindings.errors import UsageError
 from mlxtrace import cli_display, program
 
@@ -29,7 +29,7 @@ Examples:
 @click.command("precopy", context_settings=CONTEXT, epilog=_EPILOG)
 @click.option("-d", "--device", "devices", multiple=True, metavar="BDF", help="Only this VF.")
 @click.option(
-    "--duration", type=click.FloatRange(0, min_open=True), metavar="S", help="End after S seconds."
+    "--duration", type=FiniteRange(0, min_open=True), metavar="S", help="End after S seconds."
 )
 @click.option("-c", "command_line", metavar="CMD", help="Run CMD, and end when it ends.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the probes and every firmware command.")

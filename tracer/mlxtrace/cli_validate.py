@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genbindings.console import CONTEXT
+from genbindings.console import CONTEXT, FiniteRange
 from genbindings.errors import UsageError
 from mlxtrace.cli_device import device_name
 
@@ -69,7 +69,7 @@ def _names(
 )
 @click.option(
     "--check-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=300,
     show_default=True,
     metavar="SECONDS",
