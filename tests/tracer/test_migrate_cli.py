@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from genbindings import console
-from mlxtrace import cli_migrate, devices, netaddress, vfio
-from mlxtrace.cli_migrate import command
+from mlxtrace import devices, netaddress
 from mlxtrace.migrate import migrate_to_device, nothing
 from mlxtrace.migrate_peer import migrate_to_peer
 from mlxtrace.migrate_policy import StopReason
@@ -38,34 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlxtrace.migrate_model import Result
-
-
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Return a function that runs the command as the console script does."""
-
-    def invoke(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mlxtrace", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            console.run(command, "mlxtrace")
-        output = capsys.readouterr()
-        assert "Traceback" not in output.out + output.err
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, output.out, output.err
-
-    return invoke
-
-
-@pytest.fixture
-def vfs(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
-    """Two VFs that migrate."""
-    found = {name: FakeDevice(name) for name in (BDF, OTHER_BDF)}
-    monkeypatch.setattr(vfio.Device, "open", lambda name: found[name])
-    monkeypatch.setattr(cli_migrate, "lookup", lambda name: name)
-    monkeypatch.setattr(cli_migrate, "require_vfio_driver", lambda _: None)
-    return found
 
 
 def test_a_device_that_does_not_exist(run: Callable[..., tuple[int, str, str]]) -> None:
@@ -125,32 +95,6 @@ console.run(command, "mlxtrace")
     first, hint = done.stderr.splitlines()
     assert first.endswith("vfio/vfio: EACCES: permission denied")
     assert hint.startswith("  hint: run it as root")
-
-
-def test_text_and_json_file(
-    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice], tmp_path: Path
-) -> None:
-    path = tmp_path / "summary.json"
-    status, out, err = run("--source", BDF, "--target", OTHER_BDF, "--json", str(path))
-    assert (status, err) == (0, "")
-    lines = out.splitlines()
-    assert lines[0] == f"migrated: {BDF} -> {OTHER_BDF}"
-    assert max(map(len, lines)) <= 126, "the downtime in its parts, each of them long"
-    assert any(line.startswith("downtime ") for line in lines)
-    assert not any("hash" in line for line in lines), "silent without the lab"
-    summary = json.loads(path.read_text())
-    assert summary["result"] == "done"
-    assert summary["middle_images"] >= 2
-    assert all(each.closed for each in vfs.values())
-
-
-def test_json_to_stdout_is_one_line(
-    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice]
-) -> None:
-    status, out, _ = run("--source", BDF, "--target", OTHER_BDF, "--json", "-")
-    assert status == 0
-    assert json.loads(out)["source_state"].startswith("STOP")
-    assert vfs[OTHER_BDF].current is State.RUNNING
 
 
 def test_a_damaged_byte_is_one_line_with_the_image(
@@ -408,16 +352,6 @@ def test_a_failing_source_names_the_image(
     status, _, err = run("--source", BDF, "--target", OTHER_BDF)
     assert status == 1
     assert f"{BDF}: reading migration data: ENODEV (No such device), in image 1 (initial)" in err
-
-
-def test_a_place_for_the_summary_that_does_not_exist(
-    run: Callable[..., tuple[int, str, str]], vfs: dict[str, FakeDevice], tmp_path: Path
-) -> None:
-    target = tmp_path / "none/summary.json"
-    status, _, err = run("--source", BDF, "--target", OTHER_BDF, "--json", str(target))
-    assert status == 1
-    assert "cannot write" in err
-    assert vfs[BDF].log == [State.RUNNING], "it is noticed before anything is done"
 
 
 def test_kinds_are_those_that_the_summary_counts() -> None:

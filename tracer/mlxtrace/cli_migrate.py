@@ -180,8 +180,8 @@ def command(
     runs; both are reset when the command closes them (mediated devices are left as they are). If
     anything fails, the source runs again and the target is reset.
 
-    Exit status: 0 done (and the state hashes are equal, where the lab offers them), 1 failed,
-    2 usage.
+    Exit status: 0 done (and the state hashes are equal, where the lab offers them), 1 failed, or
+    the summary could not be written; 2 usage.
     """
     _check_sides(source, target, to_file, from_file, listen, connect)
     if source is None:
@@ -221,9 +221,13 @@ def command(
         peer_timeout,
         flip_byte,
     )
-    _show(result, json_file)
+    unwritten = _show(result, json_file)
     if result.error is not None:
+        if unwritten is not None:
+            click.echo(f"mlxtrace: {unwritten}", err=True)
         raise result.error
+    if unwritten is not None:
+        raise unwritten
     return 0
 
 
@@ -339,19 +343,24 @@ def _migrate(
         return migrate.migrate_to_device(source, opened[str(destination)], options, **ways)
 
 
-def _show(result: Result, json_file: Path | None) -> None:
-    """Print ``result``: as text, unless its JSON form goes to stdout."""
+def _show(result: Result, json_file: Path | None) -> Error | None:
+    """Print ``result``: as text, unless its JSON form goes to stdout.
+
+    Returns why that form could not be written, if it could not.
+    """
     from mlxtrace.migrate_model import summary
     from mlxtrace.migrate_report import render
 
+    unwritten = None
     if json_file is not None:
         line = json.dumps(summary(result))
         if str(json_file) == "-":
             click.echo(line)
-            return
+            return None
         try:
             json_file.write_text(line + "\n", encoding="utf-8")
         except OSError as error:
-            click.echo(f"mlxtrace: cannot write {json_file}: {error.strerror}", err=True)
-    for line in render(result):
-        click.echo(line)
+            unwritten = Error(f"cannot write {json_file}: {error.strerror}")
+    for text in render(result):
+        click.echo(text)
+    return unwritten
