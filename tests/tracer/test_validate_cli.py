@@ -29,7 +29,7 @@ from .fake_device import ALL_FLAGS
 from .fake_kernel import BDF, OTHER_BDF
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mlxtrace.checks import Context
 
@@ -102,6 +102,8 @@ def host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["--source", BDF, "--target", "01:00.1"], "are the same device"),
         (["--source", "eth0"], "not a device address"),
         ([*VFS, "--only", "C99"], "there is no check C99"),
+        ([*VFS, "--only", ""], "it names no check"),
+        ([*VFS, "--only", " , ", "--only", ""], "it names no check"),
         ([*VFS, "--only", "C2", "--level", "nice"], "'nice' is not one of"),
         ([*VFS, "--profile", "none"], "no profile 'none'"),
         ([*VFS, "--repeat", "0"], "0 is not in the range"),
@@ -230,12 +232,31 @@ def test_what_is_allowed_reaches_the_devices_and_the_checks(host: Host) -> None:
     def asks(context: Context) -> None:
         context.note("may", f"{context.may_rebind} {context.cycles}")
 
-    host.checks([make("C1", asks, rebinds=True)])
+    host.checks([make("C1", asks, rebinds=True), make("C2", holds)])
     status, lines = host.json()
-    assert (status, lines[1]["status"]) == (0, "not run")
+    assert (status, lines[2]["id"], lines[2]["status"]) == (0, "C1", "not run")
     _, lines = host.json("--destructive", "--bind", "--cycles", "7")
     assert lines[1]["steps"] == ["may: True 7"]
     assert host.asked[-2:] == [{"destructive": True}, {"bind": True}]
+
+
+@pytest.mark.parametrize(
+    ("check", "known", "why"),
+    [
+        (make("C1", holds, rebinds=True), "", "--destructive allows that"),
+        (make("C1", holds), '[skip]\nC1 = "it oopses"', "--profile generic runs it"),
+    ],
+)
+def test_a_run_in_which_nothing_ran_is_none(
+    host: Host, tmp_path: Path, check: Check, known: str, why: str
+) -> None:
+    host.checks([check])
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f'summary = "mine"\n{known}\n')
+    status, out, err = host.run(*VFS, "--profile", str(mine))
+    assert status == 3
+    assert why in " ".join(out.split())
+    assert "mlxtrace: error: not run to the end: no check ran: all that were chosen are left" in err
 
 
 def test_a_hang_ends_it_with_3_and_every_report_has_what_was_found(
@@ -298,6 +319,17 @@ def test_a_file_that_cannot_be_written_is_told_before_any_check(host: Host, tmp_
     status, out, err = host.run(*VFS, "--json", "--junit", str(tmp_path / "no/out.xml"))
     assert (status, out) == (2, "")
     assert "cannot write" in err
+
+
+@pytest.mark.parametrize(("function", "wanted"), [(holds, 3), (fails, 1)])
+def test_a_report_that_cannot_be_written_is_told_at_the_end(
+    host: Host, function: Callable[[Context], None], wanted: int
+) -> None:
+    host.checks([make("C1", function)])
+    status, out, err = host.run(*VFS, "--json", "--quiet", "--junit", "/dev/full")
+    assert status == wanted
+    assert err == "mlxtrace: error: cannot write /dev/full: No space left on device\n"
+    assert json.loads(out.splitlines()[-1])["exit_status"] == wanted
 
 
 def test_the_list_needs_no_device(host: Host) -> None:

@@ -66,7 +66,8 @@ def test_each_check_has_its_result_with_its_steps() -> None:
         ([make("C1", is_hung)], '[fails]\nC1 = "r"', 3),
         ([make("C1", lacks)], "", 0),
         ([make("C1", is_wrong)], "", 3),
-        ([make("C1", dies)], '[skip]\nC1 = "r"', 0),
+        ([make("C1", dies), make("C2", holds)], '[skip]\nC1 = "r"', 0),
+        ([make("C1", dies)], '[skip]\nC1 = "r"', 3),
     ],
 )
 def test_the_exit_status(checks: list[Check], known: str, status: int) -> None:
@@ -281,6 +282,7 @@ def test_every_check_is_in_a_section_with_a_title() -> None:
 def test_a_run_of_nothing_starts_no_process() -> None:
     done = run(make("C1", dies), known='[skip]\nC1 = "r"')
     assert [each.verdict for each in done.results] == [Verdict.NOT_RUN]
+    assert done.stopped.startswith("no check ran")
 
 
 def test_checks_know_what_the_driver_offers() -> None:

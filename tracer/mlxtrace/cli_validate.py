@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 
 def _names(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> list[str]:
-    """Return the words of ``C6,C15``."""
+    """Return the words of ``C6,C15``; a usage error if there is none where some should be."""
     words = [word.strip() for value in values for word in value.split(",")]
-    return [word[:1].upper() + word[1:] for word in words if word]
+    names = [word[:1].upper() + word[1:] for word in words if word]
+    if values and not names:
+        raise click.BadParameter("it names no check", context, parameter)
+    return names
 
 
 @click.command("validate", context_settings=CONTEXT)
@@ -116,7 +120,8 @@ def command(
     as a known deviation with its reason, never as a pass.
 
     Exit status: 0 no rule of level must failed, known deviations aside; 1 one did; 2 usage;
-    3 it could not run to the end (a device was refused or lost, a check hung, Ctrl-C).
+    3 it could not run to the end (a device was refused or lost, a check hung, Ctrl-C), nothing ran,
+    or a report could not be written.
     """
     from mlxtrace.checks import Level, all_checks
     from mlxtrace.validate.plan import select
@@ -173,7 +178,8 @@ def _end(session: Session, options: Options, as_json: bool, junit: Path | None) 
         try:
             write(junit, session.results, properties)
         except OSError as error:
-            click.echo(f"mlxtrace: cannot write {junit}: {error.strerror}", err=True)
+            unwritten = f"cannot write {junit}: {error.strerror}"
+            summary = dataclasses.replace(summary, unwritten=unwritten)
     if as_json:
         _tell(summary.as_dict())
     else:
@@ -185,6 +191,8 @@ def _end(session: Session, options: Options, as_json: bool, junit: Path | None) 
         click.echo(f"mlxtrace: error: not run to the end: {summary.stopped}", err=True)
         if session.hint:
             click.echo(f"  hint: {session.hint}", err=True)
+    if summary.unwritten:
+        click.echo(f"mlxtrace: error: {summary.unwritten}", err=True)
     return summary.exit_status
 
 

@@ -79,6 +79,9 @@ class Engine:
         waiting = [each for each in plan if not each.left_out]
         if waiting:
             self._run(run, waiting)
+        else:
+            run.stopped = "no check ran: all that were chosen are left out"
+            run.hint = "the report says why of each"
         for each in plan:
             if each.left_out:
                 self._add(run, _not_run(each, each.left_out, self._profile))

@@ -115,6 +115,7 @@ class Summary:
     Attributes:
         failed: by level.
         stopped: why it did not run to the end; empty if it did.
+        unwritten: why a report of it could not be written; empty if all were.
         calls: how often the files of VFIO were called, by kind: see :mod:`mlxtrace.vfio_calls`.
     """
 
@@ -124,6 +125,7 @@ class Summary:
     not_offered: int
     not_run: int
     stopped: str = ""
+    unwritten: str = ""
     calls: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -131,7 +133,9 @@ class Summary:
         """The command's exit status."""
         if self.stopped:
             return NOT_TO_THE_END
-        return FAILED if self.failed[Level.MUST] else HOLDS
+        if self.failed[Level.MUST]:
+            return FAILED
+        return NOT_TO_THE_END if self.unwritten else HOLDS
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as the last line of JSON."""
