@@ -22,6 +22,8 @@ _FROM = re.compile(
     rb"^From \S+ +(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}\r?$",
     re.MULTILINE,
 )
+# Files of git format-patch behind each other (cat *.patch): no line of a diff begins like that.
+_FORMAT_PATCH = re.compile(rb"From [0-9a-f]{40,64} Mon Sep 17 00:00:00 2001\r?$", re.MULTILINE)
 _DIFF = re.compile(r"^(?:diff --git |--- \S.*\n\+\+\+ \S)", re.MULTILINE)
 _TEXTS = ("text/plain", "text/x-patch", "text/x-diff")
 _TAG = re.compile(r"^\s*\[(?P<tags>[^\]]*)\]\s*")
@@ -121,7 +123,10 @@ def is_mbox(data: bytes) -> bool:
 
 def _begins(data: bytes, at: int) -> bool:
     return (
-        at == 0 or data[max(at - 2, 0) : at] == b"\n\n" or data[max(at - 4, 0) : at] == b"\r\n\r\n"
+        at == 0
+        or data[max(at - 2, 0) : at] == b"\n\n"
+        or data[max(at - 4, 0) : at] == b"\r\n\r\n"
+        or _FORMAT_PATCH.match(data, at) is not None
     )
 
 

@@ -74,6 +74,16 @@ def as_mbox(origin: Path, work: Path) -> str:
     return str(work / "v2.mbox")
 
 
+def as_joined_files(origin: Path, work: Path) -> str:
+    """What cat makes of the files of git format-patch, which end without an empty line."""
+    base = f"--base={base_of(origin)}"
+    formatted(origin, "-q", "--cover-letter", "-v2", "--no-signature", base, "-o", str(work))
+    files = sorted(work.glob("*.patch"))
+    joined = work / "joined.mbx"
+    joined.write_bytes(b"".join(path.read_bytes().rstrip(b"\n") + b"\n" for path in files))
+    return str(joined)
+
+
 def as_mbox_gz(origin: Path, work: Path) -> str:
     path = work / "t.mbox.gz"
     path.write_bytes(gzip.compress(Path(as_mbox(origin, work)).read_bytes()))
@@ -141,6 +151,7 @@ FORMS: list[Callable[[Path, Path], str]] = [
     as_folder,
     as_mbox,
     as_mbox_gz,
+    as_joined_files,
     as_thread,
     as_b4,
     as_attachments,
