@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the four commands share: numbers, exit statuses, error lines, what is not built yet."""
+"""What the four commands share: numbers, exit statuses, error lines."""
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -32,6 +33,10 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+# What write(2) says of a disk that is full, or breaks.
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def run(command: click.Command, name: str) -> NoReturn:
     """Run ``command`` and exit: 0 done, 1 failed, 2 usage, 130 after Ctrl-C.
 
@@ -43,6 +48,8 @@ def run(command: click.Command, name: str) -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result: Any = command.main(prog_name=name, standalone_mode=False)
+        # Not at exit, where nobody could say what failed.
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -54,20 +61,19 @@ def run(command: click.Command, name: str) -> NoReturn:
             print(f"  hint: {error.hint}", file=sys.stderr)
         sys.exit(error.status)
     except BrokenPipeError:
-        # The reader of a pipe went away; Python would complain again when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe went away.
+        _drop_output()
+        sys.exit(1)
+    except OSError as error:
+        # What concerns a file that a command has opened is an Error, which names it.
+        if error.errno not in _UNWRITTEN or error.filename is not None:
+            raise
+        _drop_output()
+        print(f"{name}: error: cannot write the output: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
 
 
-def planned(group: click.Group, name: str, summary: str) -> None:
-    """Add subcommand ``name`` to ``group`` that says it is not built yet and exits 2."""
-
-    @group.command(
-        name,
-        short_help=f"{summary} (not built yet)",
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    )
-    @click.argument("arguments", nargs=-1)
-    def command(arguments: tuple[str, ...]) -> None:  # noqa: ARG001
-        raise click.UsageError(f"'{name}' is not built yet: {summary}.")
+def _drop_output() -> None:
+    """Let stdout go nowhere: Python would complain again when it flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
