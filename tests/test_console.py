@@ -35,7 +35,7 @@ def test_a_full_disk_is_told_in_one_line(words: list[str]) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error_message() -> None:
-    words = [FOLDER / "mlxtrace", "validate", "--list"]
+    words = [str(FOLDER / "mlxtrace"), "validate", "--list"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr
