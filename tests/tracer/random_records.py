@@ -61,6 +61,11 @@ _acts: st.SearchStrategy[Act] = st.one_of(
         st.just({}),
     ),
     st.tuples(
+        st.just("crossed"),
+        st.tuples(st.sampled_from([Kind.READ, Kind.WRITE]), _small, _sizes),
+        st.fixed_dictionaries({}, optional={"temporary": _small, "errors": _small}),
+    ),
+    st.tuples(
         st.just("command"),
         st.tuples(st.sampled_from([int(opcode) for opcode in Opcode])),
         st.fixed_dictionaries({}, optional={"size": _sizes, "status": _small, "syndrome": _small}),

@@ -146,6 +146,12 @@ class Vf:
         value = (*total, self.positions[kind])
         self.put(kind, *value, result=-self.last_errno, flags=FLAG_POSITION)
 
+    def crossed(self, kind: Kind, calls: int, size: int, **ends: int) -> None:
+        """Two threads tell of the totals at once: the later total comes first."""
+        self.flow(kind, calls, size, **ends)
+        self.flow(kind, calls, size, **ends)
+        self.out[-2:] = self.out[:-3:-1]
+
     def read(self, calls: int = 0, size: int = 0, **ends: int) -> None:
         """Reads of the stream."""
         self.flow(Kind.READ, calls, size, **ends)

@@ -110,6 +110,16 @@ def test_a_session_that_was_not_seen_to_begin_has_no_gap(vf: Vf) -> None:
     assert (flow.position_bytes, flow.gap_bytes) == (100, None)
 
 
+def test_what_two_threads_tell_in_the_wrong_order_is_told_once(vf: Vf) -> None:
+    vf.crossed(Kind.READ, 3, 700, temporary=2, errors=1)
+    vf.read(1, 50, temporary=1)
+    found = events(vf, Read)
+    assert (sum(each.calls for each in found), sum(each.bytes for each in found)) == (7, 1450)
+    ends = events(vf, End)
+    assert sum(each.calls for each in ends if each.kind == "temporary") == 5
+    assert sum(each.calls for each in ends if each.kind == "error") == 2
+
+
 def test_a_recording_from_before_positions_is_read(vf: Vf) -> None:
     vf.go("RUNNING", "PRE_COPY")
     vf.put(Kind.READ, 1, 100, 50, 1, 2, 0, 0, 0, 3, 19)

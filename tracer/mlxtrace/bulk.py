@@ -172,7 +172,9 @@ class SummaryDecoder(Decoder):
         values = np.empty((_TOTALS, len(words) + 1), dtype=np.uint64)
         values[:, 0] = vf.data.totals.get(key, (0,) * _TOTALS)
         values[:, 1:] = words[:, _VALUE : _VALUE + _TOTALS].T
-        now, before = values[:, 1:], values[:, :-1]
+        # Snapshots of threads that tell at once may come in either order; see DataPath.flow().
+        reached = np.maximum.accumulate(values, axis=1)
+        now, before = values[:, 1:], reached[:, :-1]
         grown = now > before
         temporary = grown[_TEMPORARY]
         if self.all_ends:
@@ -196,7 +198,7 @@ class SummaryDecoder(Decoder):
         return Flow(
             vf,
             key,
-            tuple(now[:, -1].tolist()),
+            tuple(reached[:, -1].tolist()),
             list(zip(places[alone].tolist(), befores, strict=True)),
             places,
             rows,

@@ -96,7 +96,8 @@ class DataPath:
             last_errno, position = -raw.result, raw.value[9]
         before = self.totals.get(key, (0,) * len(value))
         delta = [max(0, now - then) for now, then in zip(value, before, strict=True)]
-        self.totals[key] = value
+        # Two threads that tell at once may do so in either order: what was told is not told again.
+        self.totals[key] = tuple(map(max, value, before))
         gap = None
         if position is not None and self.bytes_before is not None:
             gap = position - (value[1] - self.bytes_before.get(key, 0))
