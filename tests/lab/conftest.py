@@ -193,6 +193,9 @@ def suite(request: pytest.FixtureRequest, labs: Labs, suites: dict[str, Suite]) 
     if kernel not in suites:
         lab = labs.on(kernel)
         words = ["driver"] if kernel != KERNEL else []
+        # Its figures are those since the firmware was loaded.
+        fresh = lab.run("suite-fresh", "sh", "-c", UNLOAD)
+        assert fresh.returncode == 0, fresh.stderr
         done = lab.run("suite", "sh", GUEST / "suite.sh", *words)
         suites[kernel] = Suite(kernel, done, lab.out / "suite")
     return suites[kernel]

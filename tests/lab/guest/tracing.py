@@ -146,13 +146,13 @@ def late(folder: Path) -> dict[str, Any]:
 
 
 def renewed(folder: Path) -> dict[str, Any]:
-    """The VFs change their places in memory under the tracer, and migrate before and after."""
+    """The VFs are taken and given new places in memory under the tracer, and migrate each time."""
     driver = Path("/sys/bus/pci/drivers/mlx5_vfio_pci")
     statuses = []
     with tracer(folder, "--content", "-w", "trace.mlxrec") as process:
         for number in range(MOVES + 1):
             if number:
-                # What was freed last is given out first: the other one's.
+                # What was freed last is given out first, perhaps: the other one's.
                 for action, names in (("unbind", (VF0, VF1)), ("bind", (VF0, VF1))):
                     for name in names:
                         (driver / action).write_text(name)
