@@ -48,6 +48,19 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     return run_it
 
 
+@pytest.fixture(autouse=True)
+def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """MiB that this machine has to give, one for each look at it; the last one stays.
+
+    What other processes take is not for these tests.
+    """
+    left = [4096]
+    monkeypatch.setattr(
+        abrupt, "_available", lambda: (left.pop(0) if len(left) > 1 else left[0]) << 20
+    )
+    return left
+
+
 def told(outcome: Outcome) -> str:
     return "\n".join([outcome.reason, *map(str, outcome.steps)])
 
@@ -61,6 +74,20 @@ def test_a_driver_that_keeps_the_rules_passes(judge: Judge, name: str) -> None:
     else:
         assert outcome.status is Status.PASSED, told(outcome)
         assert outcome.steps
+
+
+def test_memory_that_is_lost_once_was_taken_by_others(judge: Judge, memory: list[int]) -> None:
+    memory[:] = [4096, 4000, 4000, 3990]
+    outcome = judge("C41.memory")
+    assert outcome.status is Status.PASSED, told(outcome)
+    assert "96.0 MiB less; once more" in told(outcome)
+
+
+def test_memory_that_is_lost_each_time_is_a_leak(judge: Judge, memory: list[int]) -> None:
+    memory[:] = [4096, 4000, 4000, 3960, 3960, 3920]
+    outcome = judge("C41.memory")
+    assert outcome.status is Status.FAILED
+    assert "40.0 MiB less; the rule wants no more than 32.0 MiB less" in outcome.reason
 
 
 @pytest.mark.parametrize("name", ["C39", "C39.kill"])

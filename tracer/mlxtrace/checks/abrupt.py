@@ -30,6 +30,8 @@ KILLED = 6
 KILLED_SAVE_S = 0.02
 RACE_S = 0.5
 MEETINGS = 24
+ROUNDS = 3
+"""As often a leak has to show."""
 MEETING_S = 60.0
 """A firmware command may take so long before mlx5_core gives it up."""
 ANSWER_S = 20.0
@@ -309,19 +311,22 @@ def memory_comes_back(context: Context) -> None:
 
     cycle()
     count = max(4, context.cycles // 4)
-    before = _available()
-    for _ in range(count):
-        cycle()
-        context.goes_on()
     # Others use memory too: half of what a leak in each session would come to is let pass.
     allowed = max(32 * MIB, count * len(data) // 2)
-    lost = before - _available()
-    context.expect(
-        lost <= allowed,
-        f"MemAvailable after {count} sessions of {len(data)} bytes",
-        f"{lost / MIB:.1f} MiB less",
-        f"no more than {allowed / MIB:.1f} MiB less",
-    )
+    did = f"MemAvailable after {count} sessions of {len(data)} bytes"
+    wanted = f"no more than {allowed / MIB:.1f} MiB less"
+    for again in reversed(range(ROUNDS)):
+        before = _available()
+        for _ in range(count):
+            cycle()
+            context.goes_on()
+        lost = before - _available()
+        saw = f"{lost / MIB:.1f} MiB less"
+        if lost <= allowed or not again:
+            break
+        # What somebody else took at that moment is not taken each time; what leaks is.
+        context.note(did, f"{saw}; once more")
+    context.expect(lost <= allowed, did, saw, wanted)
 
 
 def _available() -> int:
