@@ -185,6 +185,24 @@ def test_a_driver_that_recovers_where_upstreams_is_reset_is_better() -> None:
     assert "its state does not change" in surprise
 
 
+def test_qemu_may_call_a_cancelled_migration_failed_where_there_is_a_return_path() -> None:
+    result = witnesses()["result"]
+    result["source"] |= {
+        "vm": "running",
+        "status": {"initiator_suspended": 0, "responder_suspended": 0, "tracked": 0},
+        "changing": True,
+    }
+    result["target"] |= {"vm": "ended", "exit_status": 1}
+    cancel, cancel_ack = scenarios.pick(["cancel", "cancel-ack"])
+    for said, fine in (("cancelled", True), ("failed", False), ("active", False)):
+        ended = result | {"migration": said}
+        assert (outcome.surprises(cancel, ended) == []) == fine
+        assert (outcome.surprises(cancel_ack, ended) == []) == (fine or said == "failed")
+    # The VF is held to the same.
+    result["source"]["counters"]["reset"] = 1
+    assert "it is reset" in str(outcome.surprises(cancel_ack, result | {"migration": "failed"}))
+
+
 def test_scenarios_are_picked_by_name_and_by_what_the_driver_can() -> None:
     assert [one.name for one in scenarios.pick(["cancel", "precopy"])] == ["precopy", "cancel"]
     assert [one.name for one in scenarios.pick([], precopy=False)] == ["stopped"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlxlab.vmm.scenarios import COMPLETED, ENDED, RESET, RUNNING, STOPPED, End, Scenario
@@ -47,13 +48,20 @@ def _target(side: Mapping[str, Any]) -> str:
     return f"VM {side['vm']}, suspended {suspended}, its QEMU exited with {side['exit_status']}"
 
 
+def must_end(scenario: Scenario, result: Mapping[str, Any]) -> End:
+    """Return how the scenario must end, where QEMU called the end what ``result`` says."""
+    if scenario.also_ends and result["migration"] == scenario.also_ends:
+        return replace(scenario.end, migration=scenario.also_ends)
+    return scenario.end
+
+
 def surprises(scenario: Scenario, result: Mapping[str, Any]) -> list[str]:
     """Return in what ``result`` is not as the scenario must end, a sentence each.
 
     A driver that recovers where upstream's must be reset, or that switches tracking off where
     upstream's does not, is better, not wrong.
     """
-    must, did = scenario.end, ended(result)
+    must, did = must_end(scenario, result), ended(result)
     found = []
     for what, wanted, was in (
         ("the migration", must.migration, did.migration),

@@ -67,6 +67,7 @@ class Scenario:
         images: middle SAVEs to wait for before the source may stop, or is cancelled; a SAVE that
             failed counts.
         cancel: cancel the migration instead of letting it stop.
+        also_ends: what else QEMU may call the end of the migration, for reasons of its own.
         stopped: stop the VM before the migration, so that there is no pre-copy.
         precopy: whether it needs a driver with PRE_COPY.
     """
@@ -78,6 +79,7 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     images: int = 3
     cancel: bool = False
+    also_ends: str = ""
     stopped: bool = False
     precopy: bool = True
 
@@ -121,8 +123,17 @@ SCENARIOS = (
         "cancel",
         "cancelled half-way, in pre-copy",
         End(CANCELLED, RUNNING, ENDED),
+        cancel=True,
+    ),
+    Scenario(
+        "cancel-ack",
+        "the same with a return path, as management software does it",
+        End(CANCELLED, RUNNING, ENDED),
         capabilities=_ACK,
         cancel=True,
+        # QEMU's migration_cancel() first shuts the return path down, and with it the socket that
+        # the stream goes through, and sets CANCELLING then: a thread that writes in between fails.
+        also_ends=FAILED,
     ),
     Scenario(
         "state-grew",
