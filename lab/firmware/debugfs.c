@@ -189,6 +189,29 @@ static int lab_dma_set(void *data, u64 value)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(lab_dma_fops, lab_dma_get, lab_dma_set, "%llu\n");
 
+static int lab_present_get(void *data, u64 *value)
+{
+	*value = !((struct lab_vf *)data)->absent;
+	return 0;
+}
+
+/* A VF that comes back is a new one. */
+static int lab_present_set(void *data, u64 value)
+{
+	struct lab_vf *vf = data;
+
+	if (vf->absent == !value)
+		return 0;
+	vf->absent = !value;
+	if (value)
+		atomic_set(&vf->reset_pending, 1);
+	blocking_notifier_call_chain(&vf->notifiers, value ?
+				     MLX5_PF_NOTIFY_ENABLE_VF :
+				     MLX5_PF_NOTIFY_DISABLE_VF, NULL);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(lab_present_fops, lab_present_get, lab_present_set, "%llu\n");
+
 /* The driver reads capabilities when it takes a VF: they count from then on. */
 #define LAB_CAP(name, type, bit)					\
 static int lab_cap_##name##_get(void *data, u64 *value)			\
@@ -273,6 +296,7 @@ void lab_debugfs_add_vf(struct lab_vf *vf)
 	lab_add_knob(vf, "growth_bytes", &lab_growth_bytes_fops);
 	lab_add_knob(vf, "chunk_bytes", &lab_chunk_bytes_fops);
 	lab_add_knob(vf, "migratable", &lab_migratable_fops);
+	lab_add_knob(vf, "present", &lab_present_fops);
 	lab_add_knob(vf, "dma", &lab_dma_fops);
 	debugfs_create_file("faults", 0600, vf->dir, &vf->faults, &lab_faults_fops);
 }

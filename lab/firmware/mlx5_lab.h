@@ -200,6 +200,8 @@ struct lab_vf {
 	bool responder_suspended;
 	bool tracked;
 	bool migratable;
+	/* The PF has taken it away; set by the user only. */
+	bool absent;
 	/* The last QUERY asked for chunks; a final image is going out in chunks. */
 	bool in_chunks;
 	bool chunks_left;

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mlxtrace import streamcheck
 from tests.lab.conftest import CARRIED, KERNEL, STOCK
 
 if TYPE_CHECKING:
@@ -126,6 +127,16 @@ def test_the_carried_series_saves_every_kind_of_image(carried_streams: Steps) ->
     assert images(carried_streams, "chunks")[2] == 1
     assert carried_streams.saved("precopy")["framing"] == "records"
     assert carried_streams.saved("plain")["framing"] == "raw"
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_linux_6_2_would_load_what_the_carried_series_saved(
+    carried_streams: Steps, name: str
+) -> None:
+    # Its header has a size and flags, of 64 bits each, and it refuses a stream with a flag.
+    found = streamcheck.examine(carried_streams.stream(name))
+    assert found.records
+    assert [(one.flags, one.tag) for one in found.records] == [(0, 0)] * len(found.records)
 
 
 @pytest.mark.parametrize("name", RECORDS)

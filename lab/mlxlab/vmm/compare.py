@@ -235,13 +235,13 @@ def _written(
 def _stream(result: Mapping[str, Any], image_bytes: int, images: int, seen_bytes: int) -> int:
     """Return the bytes of a whole stream with so many images.
 
-    Where there is one image, which was not saved ahead, nothing has to be announced: upstream's
-    driver does it all the same, the carried series does not.
+    Upstream's driver announces the size of the final image ahead of all images, but for a session
+    without pre-copy in some versions; the carried series does not.
     """
     if not result["precopy"]:
         return image_bytes
     records = image_bytes + RECORD_HEADER * images
-    if images == 1 and seen_bytes == records:
+    if seen_bytes == records:
         return records
     return records + ANNOUNCEMENT
 
