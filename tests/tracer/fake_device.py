@@ -268,7 +268,7 @@ class FakeSaving:
         if self.device.current is SC:
             if faults.enomsg_in_stop_copy:
                 return End.TEMPORARY
-            if in_flight:
+            if in_flight and not faults.false_end:
                 self._pass()
                 return End.NOT_YET
             return End.FINAL

@@ -35,6 +35,8 @@ class Faults:
     announces_nothing_comes: bool = False
     """A middle SAVE is announced but never delivered."""
     enomsg_in_stop_copy: bool = False
+    false_end: bool = False
+    """0, the end of the stream, in STOP_COPY before the final image came."""
     precopy_error: bool = False
     """The first middle SAVE fails with "state grew": nothing more until STOP_COPY."""
     state_grew: bool = False

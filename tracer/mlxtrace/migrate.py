@@ -232,7 +232,7 @@ def feed(
         for data in file.chunks():
             forward(data, parser, sink, result, check)
             tell("loading", result.read_bytes, file.data_bytes)
-        parser.finish()
+        parser.finish_state(str(file.path))
         sink.finish(parser)
         compare(sink, file.trailer.get("state_hash"), result)
         check()

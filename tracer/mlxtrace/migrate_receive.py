@@ -140,7 +140,7 @@ class _Receiver:
         sink.open()
         peer.send(Message.READY)
         self._take_stream()
-        self._parser.finish()
+        self._parser.finish_state(result.source)
         sink.finish(self._parser)
         began = boot_ns()
         loaded = sink.compare(None)

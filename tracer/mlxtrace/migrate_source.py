@@ -137,7 +137,8 @@ class SourceRun:
         # What pre-copy left unread still comes first, in order; all after it was made stopped.
         self.parser.final_from = self.parser.offset + pending
         self._drain(Round(Kind.FINAL, None, None), stopped, announced=0)
-        self.parser.finish()
+        # Before anything is started or gets its name: after that the source is given up.
+        self.parser.finish_state(self.device.name)
         downtime.final_ns = boot_ns() - stopped
 
     @property

@@ -174,6 +174,33 @@ class StreamParser:
                 f"bytes, stream offset {self.offset - len(self._header)}"
             )
 
+    @property
+    def lacks(self) -> str:
+        """What a stream that ends here lacks to be a state, in words; empty if nothing is known.
+
+        A driver's "end" is no proof: one that meets a failure, or a reader at the wrong moment, may
+        say it before it gave what it saved in STOP_COPY. Without that image a target would go on
+        with whatever the images before it hold. Of a raw stream only its size is known.
+        """
+        if self.framing is Framing.RAW:
+            return "" if self.offset else "the stream is empty: there is no state in it"
+        if any(image.kind is Kind.FINAL and image.size_bytes for image in self.images):
+            return ""
+        return "there is no final image: the state is not complete"
+
+    def finish_state(self, origin: str) -> None:
+        """Note the final end of a stream that is to be a whole state; ``origin`` made it.
+
+        Raises:
+            Error: as :meth:`finish`, or it lacks something: see :attr:`lacks`.
+        """
+        self.finish()
+        if lacks := self.lacks:
+            raise Error(
+                f"{origin}: the stream has ended after {self.offset} bytes, and {lacks}",
+                "it was ended too early: dmesg where it was saved may say why; save it again",
+            )
+
     def where(self) -> str:
         """Describe the record being read, or what lies at the current offset."""
         if self._open is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from genbindings.errors import Error
 from mlxtrace import streamfile
-from mlxtrace.stream import FLAG_OPTIONAL, HEADER, Framing, Kind, Record, StreamParser, Tag
+from mlxtrace.stream import FLAG_OPTIONAL, HEADER, Framing, Record, StreamParser, Tag
 from mlxtrace.streamsalvage import foreign, salvage
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Examination:
         records: the records, the last one incomplete where the stream is cut off.
         crcs: CRC-32 of each record, by its offset.
         stop_copy_bytes: what the STOP_COPY_SIZE record announced, if there is one.
+        lacks: what the stream lacks to be a state, in words.
         problems: what is wrong, in words; empty when everything holds.
         hint: what to do about the first problem.
     """
@@ -77,6 +78,7 @@ class Examination:
     records: list[Record] = field(default_factory=list)
     crcs: dict[int, int] = field(default_factory=dict)
     stop_copy_bytes: int | None = None
+    lacks: str = ""
     problems: list[str] = field(default_factory=list)
     hint: str = ""
 
@@ -144,7 +146,7 @@ def _read_records(found: Examination) -> None:
     except Error as error:
         found.problems.append(str(error))
     found.records, found.crcs = parser.records, checksums.by_offset
-    found.stop_copy_bytes = parser.stop_copy_bytes
+    found.stop_copy_bytes, found.lacks = parser.stop_copy_bytes, parser.lacks
     if found.framing is Framing.RECORDS:
         wrong = (problem for record in parser.records for problem in _record_problems(record))
         found.problems += islice(wrong, RECORD_PROBLEMS_MAX)
@@ -173,8 +175,8 @@ def _trailer_problems(found: Examination) -> Iterator[str]:
         yield "its trailer does not name the phases: [PRE_COPY and] STOP_COPY"
     elif offsets[0] != 0 or not 0 <= final <= size:
         yield f"its trailer gives the phases the offsets {offsets} in a stream of {size} bytes"
-    elif found.framing is Framing.RECORDS and not any(r.kind is Kind.FINAL for r in found.records):
-        yield "there is no final image: the state is not complete"
+    elif found.lacks:
+        yield found.lacks
     yield from _image_problems(found, trailer)
 
 
