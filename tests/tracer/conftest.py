@@ -65,6 +65,6 @@ def vfs(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDevice]:
     """Two VFs that migrate."""
     found = {name: FakeDevice(name) for name in (BDF, OTHER_BDF)}
     monkeypatch.setattr(vfio.Device, "open", lambda name: found[name])
-    monkeypatch.setattr(cli_migrate, "lookup", lambda name: name)
+    monkeypatch.setattr(cli_migrate, "lookup", lambda name: found[name])
     monkeypatch.setattr(cli_migrate, "require_vfio_driver", lambda _: None)
     return found

@@ -84,6 +84,11 @@ _SAVE_OPTIONS = ("no_precopy", "policy", *_RULE_OPTIONS, "data_timeout")
     metavar="SECONDS",
     help="Give up when the other host says nothing for so long.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Load the stream of another driver or kind of device all the same.",
+)
 @click.option("--no-precopy", is_flag=True, help="Stop the source first, then copy.")
 @click.option(
     "--policy",
@@ -160,6 +165,7 @@ def command(
     listen: Address | None,
     connect: Address | None,
     peer_timeout: float,
+    force: bool,
     no_precopy: bool,
     policy: str | None,
     rounds: int | None,
@@ -192,6 +198,8 @@ def command(
         raise click.UsageError("--flip-byte goes with --listen's other side.")
     if listen is not None and bandwidth_limit is not None:
         raise click.UsageError("--bandwidth-limit goes with --listen's other side.")
+    if force and target is None:
+        raise click.UsageError("--force goes with --target, on the host where that is.")
     _check_policy(context, policy, rounds, no_precopy)
     if policy == "qemu" and not _is_given(context, "min_rounds"):
         min_rounds = 0
@@ -219,6 +227,7 @@ def command(
         target or to_file or connect,
         options,
         peer_timeout,
+        force,
         flip_byte,
     )
     unwritten = _show(result, json_file)
@@ -286,11 +295,13 @@ def _migrate(
     destination: str | Path | Address | None,
     options: Options,
     peer_timeout_s: float,
+    force: bool,
     flip: int | None,
 ) -> Result:
     """Open what is to be opened and migrate."""
     # Here and not above, so that help and usage errors do not wait for it.
     from mlxtrace import migrate, migrate_peer, migrate_receive, netaddress
+    from mlxtrace.migrate_kin import kind_of, require_kin
     from mlxtrace.migrate_progress import cancelled_by_signals, shown_on_terminal
     from mlxtrace.streamfile import load
     from mlxtrace.vfio import Device
@@ -303,9 +314,13 @@ def _migrate(
         if isinstance(origin, Address):
             listener = stack.enter_context(netaddress.listen(origin))
         names = [name for name in (origin, destination) if isinstance(name, str)]
-        for name in names:
-            # Before any is opened: opening a device resets it.
-            require_vfio_driver(lookup(name))
+        found = {name: lookup(name) for name in names}
+        # Before any is opened: opening a device resets it.
+        for device_found in found.values():
+            require_vfio_driver(device_found)
+        if not force and isinstance(destination, str) and not isinstance(origin, Address):
+            saved_from = file.header if file else kind_of(found[str(origin)])
+            require_kin(str(origin), saved_from, found[destination])
         if isinstance(destination, Address):
             # Before that too: there may be nobody.
             connection = netaddress.connect(destination, check)
@@ -324,6 +339,7 @@ def _migrate(
                 listener,
                 opened[destination] if isinstance(destination, str) else destination,
                 peer_timeout_s,
+                force=force,
                 check=check,
                 tell=tell,
                 note=lambda line: click.echo(f"mlxtrace: {line}", err=True),
@@ -334,13 +350,17 @@ def _migrate(
             return migrate_peer.send_file(file, peer, bandwidth_limit=limit, **ways)
         if file is not None:
             target = opened[str(destination)]
-            return migrate.migrate_from_file(file, target, bandwidth_limit=limit, **ways)
+            return migrate.migrate_from_file(
+                file, target, force=force, bandwidth_limit=limit, **ways
+            )
         source = opened[str(origin)]
         if isinstance(destination, Address):
             return migrate_peer.migrate_to_peer(source, peer, options, **ways)
         if isinstance(destination, Path):
             return migrate.migrate_to_file(source, destination, options, **ways)
-        return migrate.migrate_to_device(source, opened[str(destination)], options, **ways)
+        return migrate.migrate_to_device(
+            source, opened[str(destination)], options, force=force, **ways
+        )
 
 
 def _show(result: Result, json_file: Path | None) -> Error | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from genbindings import __version__
 from genbindings.errors import Error
 from mlxtrace.migrate_forward import forward
+from mlxtrace.migrate_kin import kind_of, require_kin
 from mlxtrace.migrate_limit import LimitedSink
 from mlxtrace.migrate_model import (
     Migratable,
@@ -51,6 +52,7 @@ def migrate_to_device(
     target: Migratable,
     options: Options,
     *,
+    force: bool = False,
     flip_byte: int | None = None,
     check: Callable[[], None] = nothing,
     tell: Callable[[str, int, int], None] = silent,
@@ -58,13 +60,15 @@ def migrate_to_device(
     """Migrate ``source`` to ``target``. Afterwards the target runs and the source is stopped.
 
     Args:
+        force: migrate to a target with another driver or of another kind all the same.
         flip_byte: invert the byte at this stream offset on its way: a test aid.
         check: called often; raises an Error to cancel.
         tell: called with what is read (a kind of image), bytes read and bytes announced (0: not
             known) of the current round.
 
     Raises:
-        Error: a device offers no migration, or their streams differ; nothing was touched.
+        Error: a device offers no migration, or their streams differ, or the target is another
+            kind of device; nothing was touched.
     """
     source_flags, target_flags = source.require_migration(), target.require_migration()
     framing = framing_of(source, source_flags)
@@ -74,6 +78,8 @@ def migrate_to_device(
             f"({target.driver}: {flag_names(target_flags)}) have different stream formats",
             "migrate between two VFs whose drivers both offer PRE_COPY, or both do not",
         )
+    if not force:
+        require_kin(source.name, kind_of(source), target)
     result = Result(source.name, target.name, framing=framing, flipped_byte_offset=flip_byte)
     sink = shaped(
         DeviceSink(target, target_flags, result.downtime), flip_byte, options.bandwidth_limit, check
@@ -95,7 +101,7 @@ def migrate_to_file(
 ) -> Result:
     """Save the state of ``source`` in the stream file ``path``. Afterwards it is stopped.
 
-    The arguments are those of :func:`migrate_to_device`.
+    The arguments are those of :func:`migrate_to_device`, where there are such.
 
     Raises:
         Error: it offers no migration; nothing was touched.
@@ -114,6 +120,7 @@ def migrate_from_file(
     file: StreamFile,
     target: Migratable,
     *,
+    force: bool = False,
     bandwidth_limit: float | None = None,
     flip_byte: int | None = None,
     check: Callable[[], None] = nothing,
@@ -123,10 +130,11 @@ def migrate_from_file(
 
     Args:
         bandwidth_limit: most bytes a second to load; ``None``: no limit.
-        flip_byte, check, tell: as in :func:`migrate_to_device`.
+        force, flip_byte, check, tell: as in :func:`migrate_to_device`.
 
     Raises:
-        Error: the target offers no migration or has another stream format; it was not touched.
+        Error: the target offers no migration, has another stream format, or is another kind of
+            device than the stream was saved from; it was not touched.
     """
     flags = target.require_migration()
     parser = parser_of(file)
@@ -137,6 +145,8 @@ def migrate_from_file(
             f"{flag_names(flags)}) takes another",
             "load it into a VF whose driver offers what the source's did",
         )
+    if not force:
+        require_kin(str(file.path), file.header, target)
     result = Result(str(file.path), target.name, framing=framing, flipped_byte_offset=flip_byte)
     device = DeviceSink(target, flags, result.downtime)
     sink = shaped(device, flip_byte, bandwidth_limit, check)
@@ -160,8 +170,7 @@ def describe_source(device: Migratable, flags: MigrationFlags, framing: Framing)
     """Return the header of a stream file: where its stream comes from."""
     return {
         "device": device.name,
-        "ids": device.ids,
-        "driver": device.driver,
+        **kind_of(device),
         "kernel": os.uname().release,
         "migration_flags": [flag.name for flag in flags],
         "framing": framing.value,

@@ -13,6 +13,7 @@ from genbindings.errors import Error
 from mlxtrace import netaddress
 from mlxtrace.migrate import cause_of, describe_source, flag_names, nothing, silent
 from mlxtrace.migrate_forward import forward
+from mlxtrace.migrate_kin import require_kin
 from mlxtrace.migrate_model import MigrationError, Result, boot_ns, framing_of
 from mlxtrace.migrate_peer import framing_named, introduce
 from mlxtrace.migrate_sink import DeviceSink, FileSink
@@ -31,6 +32,7 @@ def migrate_from_peer(
     target: Migratable | Path,
     timeout_s: float,
     *,
+    force: bool = False,
     check: Callable[[], None] = nothing,
     tell: Callable[[str, int, int], None] = silent,
     note: Callable[[str], None] = lambda _: None,
@@ -40,7 +42,7 @@ def migrate_from_peer(
     Args:
         timeout_s: give up when the source says nothing for so long, once it is there.
         note: called with a line for each who came and was not a source.
-        check, tell: as in :func:`mlxtrace.migrate.migrate_to_device`.
+        force, check, tell: as in :func:`mlxtrace.migrate.migrate_to_device`.
 
     Raises:
         Error: the target offers no migration, or the source's stream is not for it; nothing was
@@ -65,6 +67,12 @@ def migrate_from_peer(
             )
             peer.farewell(error, "not touched")
             raise error
+        if not isinstance(target, Path) and not force:
+            try:
+                require_kin(f"{device} at {peer.name}", theirs, target)
+            except Error as other:
+                peer.farewell(MigrationError.of(other), "not touched")
+                raise
         result = Result(f"{device} at {peer.name}", ours["device"], framing=framing)
         sink: HeldSink
         if isinstance(target, Path):
