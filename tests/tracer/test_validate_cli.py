@@ -89,6 +89,11 @@ class Host:
         return status, [json.loads(line) for line in out.splitlines()]
 
 
+def errors_in(path: Path) -> list[str]:
+    """Return the messages of the errors in JUnit's XML."""
+    return [each.get("message", "") for each in ElementTree.parse(path).getroot().iter("error")]
+
+
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Host:
     return Host(monkeypatch, capsys)
@@ -272,6 +277,7 @@ def test_a_hang_ends_it_with_3_and_every_report_has_what_was_found(
     assert "hint: " in err
     suite = ElementTree.parse(path).getroot()[0]
     assert [suite.get(name) for name in ("tests", "failures", "skipped")] == ["3", "2", "1"]
+    assert errors_in(path) == ["not run to the end: a check took longer than 0.3 s"]
 
 
 def test_devices_that_are_stuck_are_left_alone_and_the_report_comes_out(

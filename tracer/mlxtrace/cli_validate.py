@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genbindings.console import CONTEXT, FiniteRange
-from genbindings.errors import UsageError
+from genbindings.errors import Error, UsageError
 from mlxtrace.cli_device import device_name
 
 if TYPE_CHECKING:
     from mlxtrace.checks import Check
+    from mlxtrace.validate.results import Result
     from mlxtrace.validate.session import Options, Session
 
 
@@ -148,9 +149,13 @@ def command(
         bind=bind,
         quiet=quiet,
     )
-    tell = _tell if as_json else lambda _: None
-    session = Session(options, checks, tell=tell, before=lambda: _require_writable(junit))
-    session.run()
+    session = Session(options, checks, tell=_tell if as_json else lambda _: None)
+    _begin_junit(junit)
+    try:
+        session.run()
+    except Error as error:
+        _write_junit(junit, [], {}, str(error))
+        raise
     return _end(session, options, as_json, junit)
 
 
@@ -158,28 +163,38 @@ def _tell(line: dict[str, Any]) -> None:
     click.echo(json.dumps(line))
 
 
-def _require_writable(junit: Path | None) -> None:
-    """Raise UsageError now rather than after the run."""
-    if junit is None:
+def _begin_junit(path: Path | None) -> None:
+    """Raise UsageError now rather than after the run, if it cannot be written."""
+    if path is None:
         return
+    from mlxtrace.validate.junit import begin
+
     try:
-        junit.open("ab").close()
+        begin(path)
     except OSError as error:
-        raise UsageError(f"cannot write {junit}: {error.strerror}") from None
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _write_junit(
+    path: Path | None, results: list[Result], properties: dict[str, str], stopped: str
+) -> str:
+    """Write the XML, if it is wanted, and return why that failed, or nothing."""
+    if path is None:
+        return ""
+    from mlxtrace.validate.junit import write
+
+    try:
+        write(path, results, {**properties, "stopped": stopped}, stopped)
+    except OSError as error:
+        return f"cannot write {path}: {error.strerror}"
+    return ""
 
 
 def _end(session: Session, options: Options, as_json: bool, junit: Path | None) -> int:
     """Write the reports and return the exit status."""
     summary, heading = session.summary, session.heading
-    if junit is not None:
-        from mlxtrace.validate.junit import write
-
-        properties = {**vars(heading), "stopped": summary.stopped}
-        try:
-            write(junit, session.results, properties)
-        except OSError as error:
-            unwritten = f"cannot write {junit}: {error.strerror}"
-            summary = dataclasses.replace(summary, unwritten=unwritten)
+    unwritten = _write_junit(junit, session.results, vars(heading), summary.stopped)
+    summary = dataclasses.replace(summary, unwritten=unwritten)
     if as_json:
         _tell(summary.as_dict())
     else:

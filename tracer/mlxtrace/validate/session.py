@@ -82,13 +82,11 @@ class Session:
         checks: Sequence[Check],
         *,
         tell: Callable[[dict[str, Any]], None] = lambda _: None,
-        before: Callable[[], None] = lambda: None,
     ) -> None:
-        """``tell`` gets the lines of JSON but the last; ``before`` is called before any check."""
+        """``tell`` gets the lines of JSON but the last."""
         self._options = options
         self._checks = checks
         self._tell = tell
-        self._before = before
         self.results: list[Result] = []
         self.hint = ""
 
@@ -138,7 +136,6 @@ class Session:
             profile.name,
             why,
         )
-        self._before()
         self._tell({"event": "meta", **vars(self.heading)})
         planned = plan(
             self._checks, profile, repeat=options.repeat, destructive=options.destructive
