@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from genbindings.errors import Error
 from mlxtrace import devices
-from mlxtrace.vfio_errors import VfioError, errno_name
+from mlxtrace.vfio_errors import UnknownStateError, VfioError, errno_name
 from mlxtrace.vfio_ioctl import ioctl
 from mlxtrace.vfio_open import Handle, Via, open_device
 from mlxtrace.vfio_stream import End, PrecopyInfo, ResumingStream, SavingStream, close_all
@@ -38,6 +38,7 @@ __all__ = [
     "ResumingStream",
     "SavingStream",
     "State",
+    "UnknownStateError",
     "VfioError",
     "Via",
     "errno_name",
@@ -214,13 +215,20 @@ class Device:
         raise Error(f"{self.name}: its driver ({self.driver}) offers no migration", hint)
 
     def state(self) -> State:
-        """Return the device's migration state."""
+        """Return the device's migration state.
+
+        Raises:
+            VfioError: what the kernel answered; UnknownStateError for a number that is no state.
+        """
         data = self.get_feature(
             uapi.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
             uapi.vfio_device_feature_mig_state,
             "reading its migration state",
         )
-        return State(int(data.device_state))
+        number = int(data.device_state)
+        if number not in _STATE_NAMES:
+            raise UnknownStateError(self.name, number)
+        return State(number)
 
     def make_running(self) -> State:
         """Reset the device unless it is RUNNING, as it is when opened; return what it was in.

@@ -35,6 +35,22 @@ class VfioError(Error):
         self.errno = number
 
 
+class UnknownStateError(VfioError):
+    """A driver says that its device is in a state that the uAPI does not have.
+
+    The call did not fail: ``errno`` is EPROTO, for those who want a number.
+
+    Attributes:
+        number: the state, as the driver gave it.
+    """
+
+    def __init__(self, device: str, number: int) -> None:
+        super().__init__(device, "reading its migration state", errno.EPROTO)
+        self.args = (f"{device}: {self.asked}: {number}, which is no state of the uAPI",)
+        self.hint = "its driver is wrong, or newer than this mlxtrace"
+        self.number = number
+
+
 # Section 1.2 of the migration uAPI as drivers keep it: errnos that mean one thing wherever they
 # come from. Where a call gives an errno a meaning of its own, the caller passes a hint.
 _HINTS = {
