@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from mlxlab.matrix.runner import Plan
 
 _FILE_WIDTH = 99
+_RUNNING = {
+    "repeat": "--repeat",
+    "destructive": "--destructive",
+    "profile": "--profile",
+    "again": "--continue",
+    "timeout": "--timeout",
+    "fw": "--fw",
+    "allow": "--allow",
+    "accelerator": "--accel",
+}
+"""The options that mean nothing to a result, by their names here."""
 
 
 @click.command("matrix", context_settings=CONTEXT)
@@ -115,6 +126,8 @@ def command(
         raise UsageError(
             "there is nothing to compare", "give --kernel NAME, --series SERIES or --result FILE"
         )
+    if not kernels and not series:
+        _require_for_results(options)
     parent = output.absolute().parent if output else Path()
     if not parent.is_dir() or (output and not os.access(parent, os.W_OK)):
         raise UsageError(f"--output {output}: {parent} is no folder that can be written")
@@ -125,9 +138,19 @@ def command(
     found = comparison.compare(ran)
     _deliver(found, plan, form, output)
     progress.say(f"all of it is in {plan.folder}")
-    if found.status and not plan.again:
+    if found.status and not plan.again and (kernels or series):
         progress.say(f"to run only what failed: the same with --out {plan.folder} --continue")
     return 130 if runner.was_interrupted(ran) else found.status
+
+
+def _require_for_results(options: dict[str, Any]) -> None:
+    """Raise UsageError for an option that says how to run something, where nothing is run."""
+    for name, option in _RUNNING.items():
+        if options[name] not in (None, False, (), "auto"):
+            raise UsageError(
+                f"{option} says how to run validate, and each --result was run already",
+                "leave it out, or give --kernel or --series; --only and --level choose rules",
+            )
 
 
 def _plan(
@@ -203,10 +226,12 @@ def _subject(options: Sequence[str]) -> str:
 
 def _without_only(options: Sequence[str]) -> list[str]:
     """Return validate's options without those that choose rules: failed ones are chosen anew."""
+    from mlxlab.matrix.wanted import CHOOSING
+
     kept: list[str] = []
     words = iter(options)
     for word in words:
-        if word in ("--only", "--level"):
+        if word in CHOOSING:
             next(words)
         else:
             kept.append(word)

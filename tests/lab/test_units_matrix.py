@@ -100,14 +100,14 @@ def test_the_rules_are_rows_and_changes_are_found(tmp_path: Path, out: Path) -> 
     assert cells["C2"] == [("failed", ""), ("passed", "mended"), ("passed", "")]
     # What has no result in between does not hide that it held.
     assert cells["C10"] == [("passed", ""), ("not run", ""), ("failed", "broken")]
-    assert cells["C3"] == [("known deviation", ""), ("failed", ""), ("missing", "")]
+    assert cells["C3"] == [("known deviation", ""), ("failed", ""), ("not asked", "")]
     assert [row.id for row in found.changes(2)[0]] == ["C10"]
     assert found.totals(2) == {
         **dict.fromkeys(comparison.TOTALS, 0),
         "passed": 1,
         "failed must": 1,
         "not offered": 1,
-        "missing": 1,
+        "not asked": 1,
     }
     assert found.status == 1
 
@@ -396,6 +396,7 @@ def test_the_command_writes_to_a_file(
         (["--series", "/nowhere"], "no series /nowhere"),
         (["--series", "x" * 5000], "File name too long"),
         (["--result", "/nowhere.jsonl"], "there is no file /nowhere.jsonl"),
+        (["--kernel", "stock-6.1", "--only", "C99"], "no rule C99"),
         (["--kernel", "stock-6.1", "--continue"], "--continue needs --out"),
         (["--kernel", "stock-6.1", "--fw", "latency"], "not KEY=VALUE"),
         (["--kernel", "stock-6.1", "-o", "/nowhere/x"], "/nowhere is no folder"),

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from genbindings import console
 from genbindings.errors import UsageError
+from mlxlab import cli_matrix
 from mlxlab.matrix import columns, comparison, layout, runner
 from mlxlab.matrix.records import PASSED
 from mlxlab.matrix.runner import Plan
@@ -15,6 +17,7 @@ from mlxpatch.progress import Progress
 from tests.lab.fake_validate import FakeLab, Script, check
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from mlxlab.matrix.comparison import Comparison
@@ -31,9 +34,19 @@ def result(folder: Path, name: str, script: Script) -> str:
     return str(path)
 
 
-def compared(lab: FakeLab, folder: Path, kernels: list[str], *results: str) -> Comparison:
+def compared(
+    lab: FakeLab, folder: Path, kernels: list[str], *results: str, options: Sequence[str] = ()
+) -> Comparison:
     chosen = columns.choose(kernels, [], QUIET, results)
-    return comparison.compare(runner.run(chosen, Plan((), folder, quiet=True), lab.host))
+    return comparison.compare(runner.run(chosen, Plan(options, folder, quiet=True), lab.host))
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command, which asks the real validate about options; return its exit status."""
+    monkeypatch.setattr("sys.argv", ["mlxlab", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        console.run(cli_matrix.command, "mlxlab matrix")
+    return int(ended.value.code or 0)
 
 
 def test_two_revisions_on_a_host_need_no_lab(tmp_path: Path) -> None:
@@ -101,3 +114,106 @@ def test_two_results_of_one_name_are_refused(tmp_path: Path) -> None:
     word = result(tmp_path, "a.jsonl", GOOD)
     with pytest.raises(UsageError, match="two columns would be called a"):
         columns.choose([], [], QUIET, [word, word])
+
+
+MANY = Script(
+    [
+        check("C8"),
+        check("C15", "failed"),
+        check("C31.absent"),
+        check("C31.ways", level="should"),
+        check("C32.record", level="driver"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "rules"),
+    [
+        ([], ["C8", "C15", "C31.absent", "C31.ways", "C32.record"]),
+        (["--only", "c8, C31"], ["C8", "C31.absent", "C31.ways"]),
+        (["--only", "C8", "--only", "C31.ways"], ["C8", "C31.ways"]),
+        (["--only", "C3"], []),
+        (["--level", "must"], ["C8", "C15", "C31.absent"]),
+        (["--level", "should", "--only", "C31,C32"], ["C31.absent", "C31.ways"]),
+        (["--level", "driver", "--only", "C32"], ["C32.record"]),
+    ],
+)
+def test_only_what_was_chosen_is_compared(
+    tmp_path: Path, options: list[str], rules: list[str]
+) -> None:
+    word = result(tmp_path, "a.jsonl", MANY)
+    found = compared(FakeLab(tmp_path / "lab", {}), tmp_path / "kept", [], word, options=options)
+    assert [row.id for row in found.rows] == rules
+    # What was not chosen does not count.
+    assert found.status == ("C15" in rules)
+    assert (tmp_path / "kept/a/validate.jsonl").read_text() == MANY.lines
+
+
+def test_what_a_whole_run_does_not_have_was_not_asked_for(tmp_path: Path) -> None:
+    words = [
+        f"all={result(tmp_path, 'a.jsonl', MANY)}",
+        f"two={result(tmp_path, 'b.jsonl', GOOD)}",
+        f"cut={result(tmp_path, 'c.jsonl', Script([check('C8')], ends=False))}",
+    ]
+    found = compared(FakeLab(tmp_path / "lab", {}), tmp_path / "kept", [], *words)
+    cells = {row.id: [layout.word(cell) for cell in row.cells] for row in found.rows}
+    assert cells["C31.ways"] == ["pass", "n/a", "?"]
+    assert "n/a = that run was not asked for it" in layout.legend(found)
+    assert found.totals(1)[comparison.NOT_ASKED] == 3
+    assert found.totals(2)[comparison.MISSING] == 4
+    assert all("run elsewhere" in line for line in layout.introductions(found))
+
+
+def test_two_runs_in_one_file_are_damage(tmp_path: Path) -> None:
+    """As ``cat v1 v2 >both`` makes it: neither of them is what the column would show."""
+    both = tmp_path / "both.jsonl"
+    both.write_text(GOOD.lines + BAD.lines)
+    found = compared(FakeLab(tmp_path / "lab", {}), tmp_path / "kept", [], str(both))
+    assert found.status == comparison.INCOMPLETE
+    assert found.columns[0].reason == (
+        "a second run of validate begins in line 5: give each a file of its own"
+    )
+    assert found.totals(0)[PASSED] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--only", "C8,ZZZ"], "there is no check ZZZ"),
+        (["--level", "bogus"], "'bogus' is not one of"),
+        (["--profile", "nix"], "--profile says how to run validate"),
+        (["--destructive"], "--destructive says how to run"),
+        (["--repeat", "2"], "--repeat says how to run"),
+        (["--fw", "pd=1"], "--fw says how to run"),
+        (["--allow", "pd"], "--allow says how to run"),
+        (["--timeout", "9"], "--timeout says how to run"),
+        (["--accel", "tcg"], "--accel says how to run"),
+        (["--continue", "--out", "x"], "--continue says how to run"),
+    ],
+)
+def test_options_that_say_nothing_to_a_result_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    word = result(tmp_path, "a.jsonl", GOOD)
+    assert command(monkeypatch, "-q", "--result", word, "--out", "kept", *options) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert said in output.err
+
+
+def test_the_heading_says_what_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = result(tmp_path, "a.jsonl", BAD)
+    words = ("--result", word, "--out", str(tmp_path / "kept"), "--only", "C15", "--markdown")
+    assert command(monkeypatch, *words) == 1
+    output = capsys.readouterr()
+    assert output.out.startswith("mlxtrace validate --only C15, rule by rule\n")
+    assert "C8" not in output.out
+    assert "--continue" not in output.err

@@ -32,6 +32,8 @@ _WEIGHT = (
 _LOST = (records.FAILED, records.KNOWN, records.NOT_OFFERED)
 # A rule that was never reached, in a column that did not run to its end.
 MISSING = "missing"
+# One that is not in a column that did: it was run with other options, or by another mlxtrace.
+NOT_ASKED = "not asked"
 BROKEN = "broken"
 MENDED = "mended"
 
@@ -41,7 +43,7 @@ class Cell:
     """A rule's result in one column.
 
     Attributes:
-        status: of its checks, the one that weighs most, or :data:`MISSING`.
+        status: of its checks, the one that weighs most, or :data:`MISSING` or :data:`NOT_ASKED`.
         checks: all of them: a rule may have several, and ``--repeat`` makes more.
         change: :data:`BROKEN` if it held before and fails here, known or not, or is not offered any
             more; :data:`MENDED` if it failed before and holds; else empty. Before is the nearest
@@ -139,6 +141,7 @@ TOTALS = (
     records.NOT_OFFERED,
     records.NOT_RUN,
     MISSING,
+    NOT_ASKED,
 )
 
 
@@ -148,7 +151,10 @@ def compare(columns: Sequence[Ran]) -> Comparison:
     first = {check.id: check for ran in reversed(columns) for check in reversed(ran.records.checks)}
     rows = []
     for name in sorted(first, key=_order):
-        cells = [_cell(found.get(name, [])) for found in by_column]
+        cells = [
+            _cell(found.get(name, []), NOT_ASKED if ran.complete else MISSING)
+            for ran, found in zip(columns, by_column, strict=True)
+        ]
         rows.append(Row(name, first[name].level, first[name].rule, _with_changes(cells)))
     return Comparison(tuple(columns), tuple(rows))
 
@@ -160,9 +166,9 @@ def _by_rule(checks: Iterable[Check]) -> dict[str, list[Check]]:
     return found
 
 
-def _cell(checks: Sequence[Check]) -> Cell:
+def _cell(checks: Sequence[Check], otherwise: str) -> Cell:
     there = {check.status for check in checks}
-    status = next((status for status in _WEIGHT if status in there), MISSING)
+    status = next((status for status in _WEIGHT if status in there), otherwise)
     return Cell(status, tuple(checks))
 
 
@@ -175,7 +181,7 @@ def _with_changes(cells: Sequence[Cell]) -> tuple[Cell, ...]:
             change = BROKEN
         elif cell.status == records.PASSED and before in (records.FAILED, records.KNOWN):
             change = MENDED
-        if cell.status not in (MISSING, records.NOT_RUN):
+        if cell.status not in (MISSING, NOT_ASKED, records.NOT_RUN):
             before = cell.status
         changed.append(Cell(cell.status, cell.checks, change))
     return tuple(changed)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlxlab.boot import Boot
     from mlxlab.lab import Result
     from mlxlab.matrix.columns import Column
+    from mlxlab.matrix.wanted import Wanted
 
 LINES = "validate.jsonl"
 SAID = "validate.err"
@@ -130,9 +131,10 @@ def judge(column: Column, folder: Path, result: Result, allowed: Collection[str]
     return Ran(column, folder, found, result.status, reason, troubles, wall_s=wall_s)
 
 
-def given(column: Column, folder: Path) -> Ran:
+def given(column: Column, folder: Path, wanted: Wanted) -> Ran:
     """Return the result that ``column`` names as if it had been run; a copy is kept in ``folder``.
 
+    Only rules that are ``wanted`` are in it, as in the columns that are run for them.
     Nothing is known of that host's kernel log but what validate saw of it.
     """
     assert column.result is not None
@@ -149,7 +151,7 @@ def given(column: Column, folder: Path) -> Ran:
     elif not reason and status not in (0, 1):
         stopped = found.summary.get("stopped") if found.summary else ""
         reason = f"mlxtrace validate ended with status {status}: {stopped or 'it does not say why'}"
-    return Ran(column, folder, found, reason=reason)
+    return Ran(column, folder, wanted.of_records(found), reason=reason)
 
 
 def put(ran: Ran, identified: str) -> None:

@@ -22,6 +22,7 @@ _WORDS = {
     records.NOT_OFFERED: "n/o",
     records.NOT_RUN: "-",
     comparison.MISSING: "?",
+    comparison.NOT_ASKED: "n/a",
 }
 _MARKS = {comparison.BROKEN: " !", comparison.MENDED: " +", "": ""}
 _MEANINGS = {
@@ -31,6 +32,7 @@ _MEANINGS = {
     "n/o": "the driver does not offer it",
     "-": "not run",
     "?": "the run ended before it",
+    "n/a": "that run was not asked for it",
 }
 _LONGEST_HEAD = 16
 # A shorter piece of a rule says nothing.
@@ -129,6 +131,8 @@ def introductions(found: Comparison) -> list[str]:
             parts.append(_count(len(ran.column.series.patches), "patch", "patches"))
         if meta.get("profile"):
             parts.append(f"profile {plain(meta['profile'])}")
+        if ran.column.result:
+            parts.append("run elsewhere")
         if not ran.complete:
             parts.append("NOT COMPLETE")
         lines.append(f"{head}: {', '.join(parts) or 'no result'}")

@@ -50,7 +50,8 @@ class Records:
         meta: its first line.
         checks: in the order in which they ended.
         summary: its last line, None while it has not ended.
-        damage: the first line that is none of validate's, where there is one.
+        damage: the first line that is none of validate's, where there is one, or that begins a
+            second run.
     """
 
     meta: dict[str, Any] = field(default_factory=dict)
@@ -60,21 +61,36 @@ class Records:
 
 
 def parse(text: str) -> Records:
-    """Return what is in ``text``; a last line that is cut off is left out."""
+    """Return what is in ``text``; a last line that is cut off is left out.
+
+    Two runs in one file are no one's: what is in the first one is returned, with the damage.
+    """
     records = Records()
     *lines, _cut = text.split("\n")
     for number, line in enumerate(lines, start=1):
+        if records.meta and _event(line) == "meta":
+            second = (
+                f"a second run of validate begins in line {number}: give each a file of its own"
+            )
+            records.damage = records.damage or second
+            break
         if line.strip() and not _take(line, records) and not records.damage:
             records.damage = f"line {number} of its output is not one of validate's: {line[:60]}"
     return records
 
 
-def _take(line: str, records: Records) -> bool:
+def _event(line: str) -> object:
+    """Return which of validate's lines it is, None if it is none of them."""
     try:
-        values = json.loads(line)
-        event = values["event"]
+        return json.loads(line)["event"]
     except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _take(line: str, records: Records) -> bool:
+    if (event := _event(line)) is None:
         return False
+    values = json.loads(line)
     if event == "meta":
         records.meta = values
     elif event == "summary":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from genbindings.errors import Error, UsageError
 from mlxlab import errors, lab, tree
 from mlxlab.matrix import columns, keep, records
+from mlxlab.matrix.wanted import Wanted
 from mlxlab.report import Expected
 from mlxlab.vm import Machine
 from mlxpatch import cache
@@ -133,7 +134,7 @@ def run(chosen: Sequence[Column], plan: Plan, host: Host | None = None) -> list[
         UsageError: validate does not take its options.
     """
     host = host or Host()
-    if any(column.entry for column in chosen):
+    if plan.options or any(column.entry for column in chosen):
         host.check(plan.options)
     ready = [_prepared(column, plan, host) for column in chosen]
     ran: list[Ran] = []
@@ -165,7 +166,7 @@ def _run(column: Column, boot: Boot | str, plan: Plan, host: Host, *, stop: bool
     progress = _progress(column, plan)
     folder = plan.folder / column.name
     if column.result:
-        return keep.given(column, folder)
+        return keep.given(column, folder, Wanted.of(plan.options))
     if isinstance(boot, str) or column.entry is None:
         boot = str(boot)
         progress.note(boot)
