@@ -263,6 +263,21 @@ def test_what_would_be_another_run_is_not_taken_over(tmp_path: Path, out: Path) 
     assert len(lab.booted) == 3
 
 
+def test_verdicts_of_a_profile_that_was_edited_are_not_taken_over(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = FakeLab(tmp_path, {"a": Script([check("C1", "known deviation")])})
+    mine, shipped = tmp_path / "mine.toml", tmp_path / "profiles"
+    shipped.mkdir()
+    monkeypatch.setattr("mlxlab.matrix.keep.resources.find", lambda _: shipped)
+    options = ["--profile", str(mine)]
+    for edit, path in enumerate((mine, shipped / "carried.toml", mine)):
+        path.write_text(f'summary = "edit {edit}"')
+        for _ in range(2):
+            matrix(lab, out, "a", again=True, options=options)
+        assert len(lab.booted) == edit + 1
+
+
 def test_lines_of_an_earlier_run_are_not_taken_for_this_ones(tmp_path: Path, out: Path) -> None:
     lab = FakeLab(tmp_path, {"a": Script([check("C1")])})
     matrix(lab, out, "a")

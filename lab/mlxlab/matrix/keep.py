@@ -11,10 +11,12 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlxtrace
+from genbindings import resources
 from mlxlab import errors
 from mlxlab.matrix import records
 from mlxlab.matrix.records import Records
@@ -95,17 +97,22 @@ class Ran:
 
 
 def identity(boot: Boot, words: Sequence[str]) -> str:
-    """Return a hash of all that a column's result depends on.
+    """Return a hash of all that a column's result depends on: profiles make verdicts, too.
 
     ``boot`` has the drivers, patched or not, and the stand-in; ``words`` are what else was asked
     for.
     """
     # The name of the tree is made of what is in it.
     key = hashlib.sha256(json.dumps([boot.release, boot.modules.parts[-4], *words]).encode())
-    package = Path(mlxtrace.__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        key.update(f"{file.relative_to(package)}\0".encode())
-        key.update(hashlib.sha256(file.read_bytes()).digest())
+    package, profiles = Path(mlxtrace.__file__).parent, resources.find("tracer/profiles")
+    for folder, pattern in ((package, "*.py"), (profiles, "*.toml")):
+        for file in sorted(folder.rglob(pattern)):
+            key.update(f"{file.relative_to(folder)}\0".encode())
+            key.update(hashlib.sha256(file.read_bytes()).digest())
+    for option, value in pairwise(words):
+        if option == "--profile" and value.endswith(".toml"):
+            # What it says makes known deviations of failures; its name says nothing of that.
+            key.update(hashlib.sha256(text(Path(value)).encode()).digest())
     return key.hexdigest()
 
 
