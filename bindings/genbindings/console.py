@@ -62,18 +62,18 @@ def run(command: click.Command, name: str) -> NoReturn:
         sys.exit(error.status)
     except BrokenPipeError:
         # The reader of a pipe went away.
-        _drop_output()
+        drop_output()
         sys.exit(1)
     except OSError as error:
         # What concerns a file that a command has opened is an Error, which names it.
         if error.errno not in _UNWRITTEN or error.filename is not None:
             raise
-        _drop_output()
+        drop_output()
         print(f"{name}: error: cannot write the output: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
 
 
-def _drop_output() -> None:
+def drop_output() -> None:
     """Let stdout go nowhere: Python would complain again when it flushes it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from genbindings.console import CONTEXT, FiniteRange
+from genbindings.console import CONTEXT, FiniteRange, drop_output
 from genbindings.errors import Error, UsageError
 from mlxtrace.cli_device import device_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mlxtrace.checks import Check
-    from mlxtrace.validate.results import Result
+    from mlxtrace.validate.results import Result, Summary
     from mlxtrace.validate.session import Options, Session
 
 
@@ -149,7 +153,7 @@ def command(
         bind=bind,
         quiet=quiet,
     )
-    session = Session(options, checks, tell=_tell if as_json else lambda _: None)
+    session = Session(options, checks, tell=_tell_written if as_json else lambda _: None)
     _begin_junit(junit)
     try:
         session.run()
@@ -159,8 +163,33 @@ def command(
     return _end(session, options, as_json, junit)
 
 
+class UnwrittenError(Error):
+    """Nobody can have what the run says: it is ended as if it could not go on."""
+
+    status = 3
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    """Turn a failure to write to stdout (a full disk, a closed pipe) into UnwrittenError.
+
+    Other commands exit with 1 then, which here says that a rule was broken.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        drop_output()
+        raise UnwrittenError(f"cannot write the output: {error.strerror}") from None
+
+
 def _tell(line: dict[str, Any]) -> None:
     click.echo(json.dumps(line))
+
+
+def _tell_written(line: dict[str, Any]) -> None:
+    with _written():
+        _tell(line)
 
 
 def _begin_junit(path: Path | None) -> None:
@@ -192,16 +221,14 @@ def _write_junit(
 
 def _end(session: Session, options: Options, as_json: bool, junit: Path | None) -> int:
     """Write the reports and return the exit status."""
-    summary, heading = session.summary, session.heading
-    unwritten = _write_junit(junit, session.results, vars(heading), summary.stopped)
+    summary = session.summary
+    unwritten = _write_junit(junit, session.results, vars(session.heading), summary.stopped)
     summary = dataclasses.replace(summary, unwritten=unwritten)
-    if as_json:
-        _tell(summary.as_dict())
-    else:
-        # Only here: in an emulated guest rich takes seconds to import.
-        from mlxtrace.validate.report import show
-
-        show(heading, session.results, summary, options.again)
+    try:
+        _print(session, summary, options, as_json)
+    except UnwrittenError as error:
+        told = "; ".join(filter(None, [summary.unwritten, str(error)]))
+        summary = dataclasses.replace(summary, unwritten=told)
     if summary.stopped:
         click.echo(f"mlxtrace: error: not run to the end: {summary.stopped}", err=True)
         if session.hint:
@@ -209,6 +236,17 @@ def _end(session: Session, options: Options, as_json: bool, junit: Path | None) 
     if summary.unwritten:
         click.echo(f"mlxtrace: error: {summary.unwritten}", err=True)
     return summary.exit_status
+
+
+def _print(session: Session, summary: Summary, options: Options, as_json: bool) -> None:
+    if as_json:
+        _tell_written(summary.as_dict())
+        return
+    # Only here: in an emulated guest rich takes seconds to import.
+    from mlxtrace.validate.report import show
+
+    with _written():
+        show(session.heading, session.results, summary, options.again)
 
 
 def _list(checks: list[Check], profile_name: str | None, as_json: bool) -> None:

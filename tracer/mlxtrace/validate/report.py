@@ -34,6 +34,14 @@ _COLOURS = {
 }
 
 
+class _Paper(Console):
+    """Leaves it to the command what a reader that went away means: rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError, which is being handled."""
+        raise
+
+
 def show(
     heading: Heading,
     results: Sequence[Result],
@@ -42,7 +50,7 @@ def show(
     console: Console | None = None,
 ) -> None:
     """Print the report. ``repeat_command`` returns the command that runs one check again."""
-    console = console or Console(highlight=False)
+    console = console or _Paper(highlight=False)
     if not console.is_terminal or console.width > WIDTH:
         console.width = WIDTH
     _head(console, heading)
