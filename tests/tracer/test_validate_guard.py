@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from genbindings.errors import Error, UsageError
 from mlxtrace.validate import guard, simulated
 from mlxtrace.validate.guard import RefusedError
-from mlxtrace.vfio import MigrationFlags
+from mlxtrace.vfio import Device, MigrationFlags, VfioError
 from mlxuapi import vfio as uapi
 
 from .fake_kernel import BDF, OTHER_BDF
@@ -206,6 +209,29 @@ def test_what_the_driver_offers_is_asked_in_another_process() -> None:
     offer = guard.probe(NAMES)
     assert offer.driver == "mlx5_vfio_pci"
     assert MigrationFlags.PRE_COPY in offer.flags
+
+
+@pytest.mark.usefixtures("host")
+def test_how_large_a_state_is_is_asked_too_and_need_not_be_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Device, "stop_copy_bytes", lambda _: 12345)
+    assert guard.probe(NAMES).state_bytes == 12345
+
+    def refuse(device: Device) -> int:
+        raise VfioError(device.name, "asking for its data size", errno.ENOTTY)
+
+    def oops(_: Device) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 1
+
+    for answer in (refuse, oops):
+        monkeypatch.setattr(Device, "stop_copy_bytes", answer)
+        assert guard.probe(NAMES).state_bytes == 0
+    monkeypatch.setattr(Device, "stop_copy_bytes", lambda _: time.sleep(60))
+    monkeypatch.setattr(guard, "_OPEN_S", 0.5)
+    with pytest.raises(RefusedError, match=f"asking {BDF} for its data size: no answer"):
+        guard.probe(NAMES)
 
 
 def test_a_device_that_will_not_open_is_refused(host: Host) -> None:

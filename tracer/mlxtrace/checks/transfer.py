@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlxtrace import vfio_calls
 from mlxtrace.checks import fsm
+from mlxtrace.checks.amounts import Watch
 from mlxtrace.checks.core import DeviationError
 from mlxtrace.migrate_sink import state_hash
 from mlxtrace.vfio import End, State, VfioError
@@ -32,13 +33,16 @@ def read_part(stream: SavingStream, limit: int | None = None) -> tuple[bytes, En
     Raises:
         DeviationError: neither data nor an end came for :data:`DATA_TIMEOUT_S`.
         VfioError: a read failed.
+        DeviationError, Error: more came than any state has, or than this host can hold.
     """
     data = bytearray()
+    watch = Watch()
     while limit is None or len(data) < limit:
         size = READ_BYTES if limit is None else min(READ_BYTES, limit - len(data))
         got = stream.read(size)
         if isinstance(got, bytes):
             data += got
+            watch.look(len(data))
         elif got is not End.NOT_YET:
             return bytes(data), got
         elif not stream.wait(DATA_TIMEOUT_S):

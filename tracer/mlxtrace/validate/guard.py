@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from genbindings.errors import Error, UsageError
 from mlxtrace import binding, devices, vfio_open
 from mlxtrace.checks.child import Child
 from mlxtrace.devices import MLX5_DRIVER, DeviceInfo
-from mlxtrace.vfio import Device, MigrationFlags
+from mlxtrace.vfio import Device, MigrationFlags, VfioError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 _OPEN_S = 60.0
@@ -34,10 +34,12 @@ class Offer:
     Attributes:
         driver: the driver of both.
         flags: what the source's driver offers.
+        state_bytes: its estimate of the source's state, RUNNING and just reset; 0: it has none.
     """
 
     driver: str
     flags: MigrationFlags
+    state_bytes: int = 0
 
 
 def look_up(names: Sequence[str], *, destructive: bool = False) -> list[DeviceInfo]:
@@ -185,18 +187,55 @@ def probe(names: Sequence[str]) -> Offer:
                 f"the devices have different drivers: {', '.join(drivers)}",
                 "a stream is loaded by the driver that made it",
             )
-        child = Child(lambda: _open_each(names))
+        opening = f"opening {' and '.join(names)}"
         try:
-            answer = child.result(_OPEN_S)
-        except (TimeoutError, ChildProcessError) as error:
-            child.kill()
-            raise Error(f"opening {' and '.join(names)}: {error}", "dmesg may say more") from None
+            answer = _asked(lambda: _open_each(names), opening)
+        except ChildProcessError as error:
+            raise Error(f"{opening}: {error}", "dmesg may say more") from None
         if "error" in answer:
             raise Error(answer["error"], answer["hint"])
-        return Offer(drivers[0], MigrationFlags(answer["flags"]))
+        return Offer(drivers[0], MigrationFlags(answer["flags"]), _state_bytes(names[0]))
 
 
-def _open_each(names: Sequence[str]) -> dict[str, int | str]:
+def _state_bytes(name: str) -> int:
+    """Return how large a state is by the driver's estimate, 0 where it gives none.
+
+    Raises:
+        Error: it does not answer, and holds the device.
+    """
+
+    def ask() -> int:
+        # A refusal is an answer: the call is counted, which that of a process that dies is not.
+        with Device.open(name) as device, contextlib.suppress(VfioError):
+            return device.stop_copy_bytes()
+        return 0
+
+    # Whether the driver has to answer, and without harm, is for the checks to say.
+    with contextlib.suppress(ChildProcessError):
+        return _asked(ask, f"asking {name} for its data size")
+    return 0
+
+
+_T = TypeVar("_T")
+
+
+def _asked(function: Callable[[], _T], what: str) -> _T:
+    """Return what ``function`` does, in a process of its own: the kernel may never answer.
+
+    Raises:
+        Error: it does not.
+        ChildProcessError: the process died, of an exception say.
+    """
+    child = Child(function)
+    try:
+        answer: _T = child.result(_OPEN_S)
+    except TimeoutError as error:
+        child.kill()
+        raise Error(f"{what}: {error}", "dmesg may say more") from None
+    return answer
+
+
+def _open_each(names: Sequence[str]) -> dict[str, Any]:
     flags = []
     try:
         for name in names:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtrace import vfio_calls
 from mlxtrace.checks import all_checks
+from mlxtrace.checks.amounts import amounts
 from mlxtrace.validate import guard, simulated
 from mlxtrace.validate.engine import Engine, Run
 from mlxtrace.validate.plan import plan, takes_away
@@ -126,6 +127,8 @@ class Session:
         options = self._options
         offer = guard.probe(names)
         profile, why = self._profile(offer)
+        # Here, so that the process that runs the checks has it.
+        amounts.state_bytes = offer.state_bytes
         flags = [flag.name or "" for flag in MigrationFlags if flag in offer.flags]
         self.heading = Heading(
             options.source,
