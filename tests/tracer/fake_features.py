@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace.vfio import State, VfioError
@@ -114,6 +115,8 @@ class FakeFeatures:
         """Go to a state; the structure has the data file's descriptor then, or -1."""
         device = self._device
         wanted, payload.data_fd = payload.device_state, -1
+        if "changes-fail-beside-others" in self._breaks and threading.active_count() > 1:
+            return errno.EIO
         if wanted == device.current and device.saving and "same-state-file" in self._breaks:
             payload.data_fd = self._driver.make_file(device.saving)
             return 0

@@ -90,7 +90,7 @@ def _expect_works(context: Context, when: str) -> None:
         context.expect(False, f"saving {when}", str(error), "success")
     else:
         expect_loads(context, [data], f"a stream that was saved {when}")
-        context.source.back()
+        context.source.run_again(when)
 
 
 @check(
@@ -149,7 +149,9 @@ def _meet(fd: int, states: Sequence[State], number: int) -> list[int]:
         begun.set()
         while not over.is_set():
             for aim in aims:
-                ask(aim)
+                # Firmware may take seconds for each; the one that the reset met ends in any case.
+                if not over.is_set():
+                    ask(aim)
 
     thread = threading.Thread(target=change, daemon=True)
     thread.start()
@@ -174,14 +176,22 @@ def _let_race(context: Context, *, resets: bool) -> None:
         child.kill()
         raise NoAnswerError(f"threads that race for {RACE_S:g} s: {error}") from None
     for what, said in sorted(found["said"].items()):
-        allowed = MET if what in ("state", "reset") else OF_A_FILE
+        allowed, wanted = _allowed(what, resets=resets)
         names = ", ".join(f"{raw.answer(int(number))} {n} times" for number, n in said.items())
         odd = [number for number in said if int(number) not in allowed]
-        context.expect(not odd, f"what {what} said", names, "what a session that ended may say")
-    # Without a reset, which would hide what the race has left.
-    subject.back()
+        context.expect(not odd, f"what {what} said", names, wanted)
+    subject.run_again("after the race")
     _expect_works(context, "after the race")
     held.expect_no_more()
+
+
+def _allowed(what: str, *, resets: bool) -> tuple[set[int], str]:
+    """Return what a call of the race may say, and the same in words."""
+    if what in ("state", "reading the state") and not resets:
+        # One thread changes states, each from where the last one led: nothing is in its way.
+        return {0}, "success: nobody else changes states, and nothing resets the device"
+    allowed = MET if what in ("state", "reset") else OF_A_FILE
+    return allowed, "what a session that ended may say"
 
 
 def _race(fd: int, states: Sequence[State], *, resets: bool) -> dict[str, Any]:
@@ -201,6 +211,9 @@ def _race(fd: int, states: Sequence[State], *, resets: bool) -> dict[str, Any]:
 
     def change() -> None:
         for aim in aims:
+            # Firmware may take seconds for each.
+            if over.is_set():
+                return
             answer = raw.set_state(fd, aim)
             count("state", answer.errno)
             if answer.errno == 0 and answer.data_fd >= 0:

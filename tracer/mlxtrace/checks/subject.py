@@ -91,18 +91,38 @@ class Subject:
         )
 
     def back(self) -> None:
-        """Bring it to RUNNING, by a reset if need be, and close the data files of :meth:`ask`."""
+        """Bring it to RUNNING, by a reset if need be, and close the data files of :meth:`ask`.
+
+        Where the rule is that no reset is needed it is :meth:`run_again` that is asked for.
+        """
         self.close_files()
-        if self.state() is State.RUNNING:
+        before = self.state()
+        if before is State.RUNNING:
             return
-        if self.state() is State.RESUMING:
+        if before is State.RESUMING:
             # A driver that breaks the rules would start what was not loaded.
             self.device.reset()
             return
         try:
             self.device.set_state(State.RUNNING)
-        except VfioError:
+        except VfioError as error:
+            self._context.note(f"{before.name} to RUNNING, by a reset, since", str(error))
             self.device.reset()
+
+    def run_again(self, when: str) -> None:
+        """Bring it to RUNNING without a reset, which would hide what is wrong with it.
+
+        Raises:
+            DeviationError: it does not get there.
+        """
+        self.close_files()
+        before = self.state()
+        if before is not State.RUNNING:
+            answer = self.ask(State.RUNNING)
+            did = f"{before.name} to RUNNING {when}"
+            self._context.expect_errno(answer.errno, (0,), did)
+        after = self.state()
+        self._context.expect(after is State.RUNNING, f"the state {when}", after.name, "RUNNING")
 
     def close_files(self) -> None:
         """Close the data files that :meth:`ask` got."""
