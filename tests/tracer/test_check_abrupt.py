@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""C42: what a race leaves, and what hides it."""
+"""C39.kill, C42: what a killed process or a race leaves, and what hides it."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ class Child:
     def __init__(self, _: Callable[[], object], **__: Sequence[int]) -> None:
         self.device.get_stuck()
 
+    def kill(self) -> None:
+        """Be gone."""
+
     def result(self, _: float) -> dict[str, Any]:
         return {"said": {"state": {"0": 40}, "read": {"0": 3}}}
 
@@ -55,7 +58,7 @@ def judge(driver: FakeDriver, name: str) -> Outcome:
     return run(CHECKS[name], Context(SOURCE, TARGET, firmware=driver.firmware, cycles=8))
 
 
-@pytest.mark.parametrize("name", ["C42.race", "C42.reset"])
+@pytest.mark.parametrize("name", ["C39.kill", "C42.race", "C42.reset"])
 def test_a_device_that_only_a_reset_helps_is_not_brought_to_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -68,6 +71,23 @@ def test_a_device_that_only_a_reset_helps_is_not_brought_to_running(
     assert outcome.status is Status.FAILED
     assert outcome.reason.startswith("PRE_COPY to RUNNING after "), outcome.reason
     assert outcome.reason.endswith(": EIO; the rule wants 0")
+
+
+@pytest.mark.parametrize("state", [State.RESUMING, State.ERROR])
+def test_what_a_killed_process_has_not_loaded_needs_a_reset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch)
+    device = driver.devices[SOURCE]
+
+    class Resuming(Child):
+        def __init__(self, *_: object, **__: object) -> None:
+            device._change(State.RESUMING)
+            device._enter(state)
+
+    monkeypatch.setattr(abrupt, "Child", Resuming)
+    outcome = judge(driver, "C39.kill")
+    assert outcome.status is Status.PASSED, outcome.reason
 
 
 def test_nothing_is_in_the_way_of_one_thread_that_changes_states(
