@@ -125,11 +125,15 @@ class FakeFeatures:
                 device._change(State.STOP)
             if "refusal-ends-session" in self._breaks and device.saving:
                 device.saving.ended = True
+            self._harm_session("refusal")
             return errno.EINVAL
         before = device.current
+        if wanted == before:
+            self._harm_session("same-state")
         try:
             kind = device._change(State(wanted))
         except VfioError as error:
+            self._harm_session("refusal")
             return error.errno
         if "leaks" in self._breaks and before is not device.current is State.RUNNING:
             self._driver.leaked += 1
@@ -145,6 +149,14 @@ class FakeFeatures:
         fd = self._driver.make_file(session, writes=kind == "resuming")
         payload.data_fd = fd
         return 0
+
+    def _harm_session(self, by: str) -> None:
+        """Do to the session what a request should not: see :class:`FakeDriver`'s ``breaks``."""
+        saving, resuming = self._device.saving, self._device.resuming
+        if saving and saving.ready and f"{by}-drops-data" in self._breaks:
+            saving.ready[0] = saving.ready[0][8:]
+        if resuming and f"{by}-ends-resuming" in self._breaks:
+            resuming.ended = True
 
     def _start(self, control: Any) -> int:
         count, page = control.num_ranges, control.page_size
