@@ -15,7 +15,6 @@ CHECKS = {check.id: check for check in all_checks()}
 # What no mistake here breaks, and why.
 _NO_LOG = "the lab's firmware has no log of what the device writes to"
 _FREED = "a driver that breaks it uses memory that was freed"
-_RACES = "a driver that breaks it hangs or oopses, or is lucky"
 LEFT_OUT = {
     "C4": "on a device that has all states there is nothing to be refused",
     "C11.position": "VFS answers for the driver, once it has called stream_open()",
@@ -26,7 +25,6 @@ LEFT_OUT = {
     "C35.sriov": _FREED,
     "C35.unbind": _FREED,
     "C41.memory": "the images are so small here that what is lost of memory is not noticed",
-    "C42.race": _RACES,
     "C44": _NO_LOG,
     "C44.ranges": _NO_LOG,
     "C44.report": _NO_LOG,

@@ -21,7 +21,8 @@ ASKED = frozenset({
     "C14", "C15", "C16", "C17", "C17.once", "C18", "C19", "C20", "C21", "C22", "C23", "C24",
     "C24.compat", "C25", "C26", "C27", "C28", "C29", "C30", "C30.optional", "C31.absent",
     "C31.truncated", "C32", "C32.pointer", "C32.record", "C33", "C34", "C35", "C35.ioctl",
-    "C35.unbind", "C36", "C37", "C38", "C39", "C40", "C41", "C42", "C42.reset", "C43", "C46",
+    "C35.unbind", "C36", "C37", "C38", "C39", "C40", "C41", "C42", "C42.race", "C42.reset", "C43",
+    "C46",
 })
 # fmt: on
 
@@ -77,6 +78,7 @@ FAILS: dict[str, set[str]] = {
     "wrong-queue": {"C37", "C38", "save-slow"},
     "end-while-saving": {"C37", "C38", "C39"},
     "no-file-errno": {"C40"},
+    "info-bars-change": {"C42.race"},
     "tracking-goes-on": {"C43"},
     "file-name": {"C46"},
 }
@@ -111,7 +113,7 @@ NEAR: dict[str, set[str]] = {
     "cut-record": {"C31.truncated", "C31.ways"},
     "load-failure-ignored": {"C32.harmed"},
     "load-failure-sticks": {"C33.harmed"},
-    "closed-file-stays": {"C35.file"},
+    "closed-file-stays": {"C35.file", "C39.kill"},
     "signal-fails-info": {"C39"},
     "signal-ends-stream": {"C39"},
     "killed-leaks": {"C39.kill"},
