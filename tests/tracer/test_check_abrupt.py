@@ -47,8 +47,9 @@ class Child:
     def __init__(self, _: Callable[[], object], **__: Sequence[int]) -> None:
         self.device.get_stuck()
 
-    def kill(self) -> None:
+    def kill(self, _: float) -> bool:
         """Be gone."""
+        return True
 
     def result(self, _: float) -> dict[str, Any]:
         return {"said": {"state": {"0": 40}, "read": {"0": 3}}}
@@ -71,6 +72,20 @@ def test_a_device_that_only_a_reset_helps_is_not_brought_to_running(
     assert outcome.status is Status.FAILED
     assert outcome.reason.startswith("PRE_COPY to RUNNING after "), outcome.reason
     assert outcome.reason.endswith(": EIO; the rule wants 0")
+
+
+def test_a_killed_process_that_does_not_go_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes what it left for the end of it judges a device that is in use."""
+    driver = FakeDriver(tmp_path, monkeypatch)
+    monkeypatch.setattr(Child, "device", driver.devices[SOURCE], raising=False)
+    driver.devices[SOURCE].__class__ = Wedged
+    monkeypatch.setattr(Child, "kill", lambda *_: False)
+    monkeypatch.setattr(abrupt, "Child", Child)
+    outcome = judge(driver, "C39.kill")
+    assert (outcome.status, outcome.hung) == (Status.FAILED, True)
+    assert "is there still after 60 s" in outcome.reason
 
 
 @pytest.mark.parametrize("state", [State.RESUMING, State.ERROR])

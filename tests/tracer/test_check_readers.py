@@ -11,6 +11,7 @@ import pytest
 
 from mlxtrace.checks import Context, Status, all_checks, readers, run
 from mlxtrace.checks.core import DeviationError
+from mlxtrace.checks.limits import limits
 from mlxtrace.stream import HEADER
 from mlxtrace.vfio import MigrationFlags
 
@@ -81,6 +82,39 @@ def test_a_reader_may_be_told_of_the_streams_end_if_it_has_all_of_it(
     assert Reader.sizes[-1] > 1000
     if status is Status.FAILED:
         assert "the rule wants" in outcome.reason
+
+
+@pytest.mark.parametrize("name", ["C37", "C38"])
+def test_a_reader_has_as_long_as_firmware_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Each of them may have to wait for a SAVE."""
+    given: list[float] = []
+
+    class Slow(Reader):
+        def __init__(self, function: Any, keep: Sequence[int] = ()) -> None:
+            if name == "C37":
+                super().__init__(function, keep)
+
+        def sleeps(self, timeout_s: float) -> bool:
+            given.append(timeout_s)
+            return True
+
+        def result(self, timeout_s: float) -> dict[str, int]:
+            given.append(timeout_s)
+            raise TimeoutError(f"no answer within {timeout_s:g} s")
+
+        def kill(self) -> None:
+            """Be gone."""
+
+    driver = FakeDriver(tmp_path, monkeypatch)
+    monkeypatch.setattr(readers, "Child", Slow)
+    monkeypatch.setattr(limits, "check_s", 1000)
+    check = next(check for check in all_checks() if check.id == name)
+    outcome = run(check, Context(SOURCE, TARGET, firmware=driver.firmware))
+    assert outcome.status is Status.FAILED
+    assert "200 s" in outcome.reason
+    assert set(given) == {200}
 
 
 def test_a_reader_that_is_told_of_the_end_before_its_size_record_has_an_image_is_named(

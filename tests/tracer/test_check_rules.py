@@ -9,6 +9,7 @@ import pytest
 
 from mlxtrace.checks import Check, Context, Outcome, Status, abrupt, all_checks, fsm, run, transfer
 from mlxtrace.checks.child import Child
+from mlxtrace.checks.limits import limits
 from mlxtrace.vfio import MigrationFlags
 
 from .fake_device import ALL_FLAGS
@@ -127,16 +128,16 @@ def test_a_check_that_repeats_itself_says_each_time_that_it_goes_on(
 
 def test_resets_have_their_limit_one_by_one(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Firmware that takes its time for each of them does not hang."""
-    limits: list[float] = []
+    given: list[float] = []
 
     class Watched(Child):
         def result(self, timeout_s: float) -> Any:
-            limits.append(timeout_s)
+            given.append(timeout_s)
             return super().result(timeout_s)
 
     monkeypatch.setattr(abrupt, "Child", Watched)
     assert judge("C42.reset").status is Status.PASSED
-    assert limits == [abrupt.ANSWER_S, *[abrupt.MEETING_S] * abrupt.MEETINGS]
+    assert given == [limits.answer_s] * (1 + abrupt.MEETINGS)
 
 
 def simple(check: Check) -> bool:
@@ -213,9 +214,7 @@ BROKEN = [
 def test_a_driver_that_breaks_a_rule_fails_its_check(
     judge: Judge, broken: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("datafile", "transfer"):
-        monkeypatch.setattr(f"mlxtrace.checks.{module}.DATA_TIMEOUT_S", 0.3)
-    monkeypatch.setattr("mlxtrace.checks.leaks.PATIENCE_S", 0.1)
+    monkeypatch.setattr(limits, "check_s", 1.5)
     outcome = judge(name, broken)
     assert outcome.status is Status.FAILED, told(outcome)
     assert "the rule wants" in outcome.reason or "not expected" in outcome.reason, told(outcome)

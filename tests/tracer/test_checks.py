@@ -21,6 +21,7 @@ from genbindings.errors import Error
 from mlxtrace.checks import Context, Status, all_checks, compat, core, fsm, raw, run, streams
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, NoAnswerError, NotOfferedError
+from mlxtrace.checks.limits import limits
 from mlxtrace.vfio import MigrationFlags, State, VfioError
 
 from .fake_device import ALL_FLAGS, TABLE, FakeSaving
@@ -266,6 +267,22 @@ def test_a_child_that_does_not_answer_can_be_given_up() -> None:
         os.waitpid(child.pid, 0)
 
 
+def test_a_child_that_was_killed_may_take_its_time_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that waits in the kernel, for firmware, does."""
+    child = Child(lambda: time.sleep(60))
+    looks = [(0, 0), (0, 0), (child.pid, 0)]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "waitpid", lambda *_: looks.pop(0))
+        assert child.kill(10)
+    assert not looks
+    os.waitpid(child.pid, 0)
+    child = Child(lambda: time.sleep(60))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "waitpid", lambda *_: (0, 0))
+        assert not child.kill(0.01)
+    os.waitpid(child.pid, 0)
+
+
 def test_a_child_that_dies_says_how() -> None:
     with pytest.raises(ChildProcessError, match="SIGABRT"):
         Child(os.abort).result(10)
@@ -367,7 +384,7 @@ def test_only_a_kernel_without_32_bit_calls_is_spared_their_rule(
 
     monkeypatch.setattr(compat, "ask", ask_it)
     if hung:
-        monkeypatch.setattr("mlxtrace.checks.ioctl.ANSWER_S", 0.3)
+        monkeypatch.setattr(limits, "check_s", 1.5)
     about = next(each for each in all_checks() if each.id == "C24.compat")
     outcome = run(about, Context(SOURCE, TARGET, firmware=driver.firmware))
     assert (outcome.status, outcome.hung) == (status, hung)

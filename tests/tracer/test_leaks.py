@@ -11,6 +11,7 @@ import pytest
 from mlxtrace.checks import leaks
 from mlxtrace.checks.context import Context
 from mlxtrace.checks.core import DeviationError
+from mlxtrace.checks.limits import limits
 
 
 class Firmware:
@@ -30,7 +31,7 @@ def context(*numbers: int) -> Context:
 
 
 def test_what_is_being_freed_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaks, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(limits, "check_s", 1.5)
     # A session of the step before goes, and then the check leaves an object: that is a leak.
     held = leaks.Held(context(3, 3, 2, 1))
     assert held.objects == {"pds": 1}

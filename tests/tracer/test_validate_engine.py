@@ -11,6 +11,7 @@ import pytest
 
 from genbindings.errors import UsageError
 from mlxtrace.checks import Check, Level, all_checks
+from mlxtrace.checks.limits import limits
 from mlxtrace.validate import engine, worker
 from mlxtrace.validate.plan import plan, section, select
 from mlxtrace.validate.results import Verdict, by_check, summarize, worst
@@ -119,6 +120,16 @@ def test_a_check_that_repeats_itself_has_its_time_for_each_round(
     monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: now))
     watch = engine._Watch(SimpleNamespace(receive=receive), 10, lambda: "", print)  # type: ignore[arg-type]
     assert watch.until_end()["status"] == says
+
+
+def test_what_a_check_waits_for_has_a_share_of_its_limit() -> None:
+    def tells(context: Context) -> None:
+        context.note("an answer may take", f"{limits.answer_s:g} s")
+
+    before = limits.check_s
+    done = run(make("C1", tells), limit_s=1000)
+    assert [str(step) for step in done.results[0].steps] == ["an answer may take: 200 s"]
+    assert limits.check_s == before == 300
 
 
 def test_a_call_that_does_not_come_back_ends_the_run() -> None:

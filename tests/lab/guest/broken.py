@@ -27,7 +27,8 @@ from tests.lab.guest.contract import SOURCE, TARGET, LabFirmware
 from tests.lab.guest.faulty import FAULTS
 
 from mlxlab import firmware
-from mlxtrace.checks import Context, all_checks, datafile, readers, run, transfer
+from mlxtrace.checks import Context, all_checks, readers, run
+from mlxtrace.checks.limits import SHARE, limits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -101,9 +102,7 @@ def ask(mistake: str, wanted: Collection[str]) -> None:
 
 def main() -> int:
     """Ask about each mistake that is named."""
-    for module in (transfer, datafile, readers):
-        module.DATA_TIMEOUT_S = PATIENCE_S  # type: ignore[attr-defined]
-    readers.FOREVER_S = PATIENCE_S
+    limits.check_s = PATIENCE_S * SHARE
     readers.REPEATED, readers.RACES = 1, RACES
     first_free = os.dup(0)
     os.close(first_free)

@@ -14,6 +14,7 @@ from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import Level, NoAnswerError, check
 from mlxtrace.checks.leaks import Held
+from mlxtrace.checks.limits import limits
 from mlxtrace.checks.session import PRE_COPY
 from mlxtrace.checks.transfer import expect_loads, read_part, whole_stream
 from mlxtrace.vfio import State, VfioError
@@ -32,9 +33,6 @@ RACE_S = 0.5
 MEETINGS = 24
 ROUNDS = 3
 """As often a leak has to show."""
-MEETING_S = 60.0
-"""A firmware command may take so long before mlx5_core gives it up."""
-ANSWER_S = 20.0
 MIB = 1 << 20
 # What a call may say that meets a reset or a change of state by another thread.
 MET = {0, *(getattr(errno, name) for name in ("EINVAL", "ENODEV", "EAGAIN", "EINTR", "EIO"))}
@@ -72,7 +70,12 @@ def killed_processes(context: Context) -> None:
         with context.slow_saves(KILLED_SAVE_S):
             child = Child(sessions, keep=[fd])
             time.sleep(0.003 + 0.011 * number)
-            child.kill()
+            is_gone = child.kill(limits.answer_s)
+        if not is_gone:
+            raise NoAnswerError(
+                f"a process that was killed is there still after {limits.answer_s:g} s: it hangs "
+                "in the kernel"
+            )
         state = subject.state()
         context.note("killed a process that opens and ends sessions", f"the state is {state.name}")
         if state in (State.RESUMING, State.ERROR):
@@ -80,6 +83,7 @@ def killed_processes(context: Context) -> None:
             subject.reset()
         else:
             subject.run_again("after a process was killed")
+        context.goes_on()
     _expect_works(context, "after all that")
     held.expect_no_more()
 
@@ -122,7 +126,7 @@ def racing_resets(context: Context) -> None:
         # Each has its own limit: firmware that is slow, and answers, may take long for all of them.
         child = Child(lambda number=number: _meet(fd, fsm.states(flags), number), keep=[fd])  # type: ignore[misc]
         try:
-            said += child.result(MEETING_S)
+            said += child.result(limits.answer_s)
         except TimeoutError as error:
             child.kill()
             raise NoAnswerError(f"a reset that meets a change of state: {error}") from None
@@ -173,7 +177,7 @@ def _let_race(context: Context, *, resets: bool) -> None:
     fd, flags = subject.fileno(), subject.flags
     child = Child(lambda: _race(fd, fsm.states(flags), resets=resets), keep=[fd])
     try:
-        found = child.result(ANSWER_S)
+        found = child.result(limits.answer_s)
     except TimeoutError as error:
         child.kill()
         raise NoAnswerError(f"threads that race for {RACE_S:g} s: {error}") from None

@@ -91,16 +91,22 @@ class Child:
             time.sleep(_PAUSE_S)
         return False
 
-    def kill(self) -> None:
-        """End it. One that hangs in the kernel stays until the kernel lets it go."""
+    def kill(self, timeout_s: float = 1.0) -> bool:
+        """End it; return whether it has gone within ``timeout_s``.
+
+        One that hangs in the kernel, or waits there for firmware, stays until that lets it go.
+        """
         if self._ended:
-            return
+            return True
         os.kill(self.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 1
-        while time.monotonic() < deadline and os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+        deadline = time.monotonic() + timeout_s
+        while not (is_gone := os.waitpid(self.pid, os.WNOHANG) != (0, 0)):
+            if time.monotonic() > deadline:
+                break
             time.sleep(_PAUSE_S)
         os.close(self._output)
         self._ended = True
+        return is_gone
 
 
 def _be_child(function: Callable[[], Any], keep: set[int], output: int) -> None:

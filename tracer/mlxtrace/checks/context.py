@@ -10,6 +10,7 @@ from genbindings.errors import Error
 from mlxtrace.checks import raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, NoAnswerError, NotOfferedError, Step
+from mlxtrace.checks.limits import limits
 from mlxtrace.checks.subject import Subject
 from mlxtrace.devices import MLX5_DRIVER
 from mlxtrace.vfio import Device, MigrationFlags, State, VfioError
@@ -17,9 +18,6 @@ from mlxtrace.vfio import Device, MigrationFlags, State, VfioError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-
-PROMPTLY_S = 2.0
-"""How long a call may take that has nothing to wait for."""
 
 
 class Firmware(Protocol):
@@ -196,7 +194,7 @@ class Context:
         """Ask for a state in a process of its own, since the kernel may never answer.
 
         Raises:
-            NoAnswerError: it did not within :data:`PROMPTLY_S`.
+            NoAnswerError: it did not, although it was given the time that firmware may take.
         """
         did = f"{subject.state().name} to {aim.name}"
         fd = subject.fileno()
@@ -207,7 +205,7 @@ class Context:
 
         child = Child(ask, keep=[fd])
         try:
-            number, data_fd = child.result(PROMPTLY_S)
+            number, data_fd = child.result(limits.answer_s)
         except TimeoutError as error:
             child.kill()
             self.note(did, str(error))

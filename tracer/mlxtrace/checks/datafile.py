@@ -13,9 +13,9 @@ from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, check
 from mlxtrace.checks.leaks import Held
+from mlxtrace.checks.limits import limits
 from mlxtrace.checks.session import PRE_COPY
 from mlxtrace.checks.transfer import (
-    DATA_TIMEOUT_S,
     READ_BYTES,
     expect_loads,
     read_all,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from mlxtrace.checks.context import Context
 
-ANSWER_S = 5.0
 EMPTY = (errno.EAGAIN, errno.ENOMSG)
 # Small at first, so that each header is taken apart; then primes, and more than there is.
 PIECES = (1, 1, 2, 3, 5, 11, 16, 17, 251, 4093, 4096, 65521, 64 << 20)
@@ -115,7 +114,7 @@ def blocking_read_returns(context: Context) -> None:
 
     child = Child(drain, keep=[fd])
     try:
-        found = child.result(DATA_TIMEOUT_S)
+        found = child.result(limits.answer_s)
     except TimeoutError as error:
         child.kill()
         raise DeviationError(
@@ -153,8 +152,8 @@ def _expect_nothing_lost(context: Context, rooms: tuple[int, ...]) -> None:
     """Read into buffers of which ``rooms`` bytes can be accessed, and load what came in all."""
     subject = context.source
     with subject.save(State.STOP_COPY) as stream:
-        if not stream.wait(DATA_TIMEOUT_S):
-            raise DeviationError(f"no data for {DATA_TIMEOUT_S:g} s")
+        if not stream.wait(limits.answer_s):
+            raise DeviationError(f"no data for {limits.answer_s:g} s")
         pieces: list[bytes] = []
         for room in rooms:
             with raw.page(bytes(room), offset=mmap.PAGESIZE - room) as address:
@@ -175,7 +174,7 @@ def _expect_nothing_lost(context: Context, rooms: tuple[int, ...]) -> None:
 def _patient_read(stream: SavingStream, address: int, size: int) -> int:
     """Read as soon as there is data: see :func:`raw.read_to`."""
     while (got := raw.read_to(stream.fileno(), address, size)) == -errno.EAGAIN:
-        if not stream.wait(DATA_TIMEOUT_S):
+        if not stream.wait(limits.answer_s):
             break
     return got
 
@@ -203,7 +202,7 @@ def poll_tells(context: Context) -> None:
                 break
             context.expect(not ready, f"{state.name}: EAGAIN; before it poll()", hex(ready), "0")
             waits += 1
-            ready = raw.poll_events(fd, DATA_TIMEOUT_S)
+            ready = raw.poll_events(fd, limits.answer_s)
             context.expect(bool(ready), f"{state.name}: poll() after EAGAIN", hex(ready), "data")
         end = raw.answer(got) if isinstance(got, int) else "0 bytes"
         context.expect(

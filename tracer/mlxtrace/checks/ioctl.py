@@ -19,6 +19,7 @@ from mlxtrace.checks.core import (
     NotOfferedError,
     check,
 )
+from mlxtrace.checks.limits import limits
 from mlxtrace.checks.session import PRE_COPY
 from mlxtrace.checks.transfer import read_all, read_part
 from mlxtrace.devices import MLX5_DRIVER
@@ -28,7 +29,6 @@ from mlxuapi import vfio as uapi
 if TYPE_CHECKING:
     from mlxtrace.checks.context import Context
 
-ANSWER_S = 10.0
 LARGE = 4096
 # Of Linux 7.1's vfio.h.
 PRECOPY_INFO_V2 = 12
@@ -145,7 +145,7 @@ def compat_ioctl(context: Context) -> None:
     native = raw.precopy_info(fd).info
     child = Child(lambda: compat.ask(subject.fileno(), fd), keep=[subject.fileno(), fd])
     try:
-        answer = child.result(ANSWER_S)
+        answer = child.result(limits.answer_s)
     except TimeoutError as error:
         child.kill()
         raise NoAnswerError(f"32-bit calls: {error}") from None

@@ -6,13 +6,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from mlxtrace.checks.limits import limits
 from mlxtrace.checks.transfer import open_files
 
 if TYPE_CHECKING:
     from mlxtrace.checks.context import Context
 
-# A driver may free what it has in a work queue.
 PATIENCE_S = 2.0
+"""How long it is waited for that the number of objects does not change."""
 _PAUSE_S = 0.01
 _STILL_S = 0.1
 """What has not changed for so long is not being freed in a work queue any more."""
@@ -47,7 +48,8 @@ class Held:
         Raises:
             DeviationError: something has.
         """
-        deadline = time.monotonic() + PATIENCE_S
+        # A driver may free what it has in a work queue, and firmware takes its time for that.
+        deadline = time.monotonic() + limits.answer_s
         while (now := self._objects()) != self.objects and time.monotonic() < deadline:
             time.sleep(_PAUSE_S)
         files = open_files()

@@ -14,6 +14,7 @@ from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, NoAnswerError, NotOfferedError, check
 from mlxtrace.checks.leaks import Held
+from mlxtrace.checks.limits import limits
 from mlxtrace.checks.session import OVER, PRE_COPY
 from mlxtrace.checks.transfer import read_part
 from mlxtrace.checks.undo import bound_again, unbind
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlxtrace.checks.context import Context
-
-ANSWER_S = 5.0
 
 
 @check(
@@ -42,7 +41,7 @@ def reset_everywhere(context: Context) -> None:
         for part in (0, 1000) if saving else (0,):
             fd = subject.enter(state)
             if part:
-                raw.poll_events(fd, ANSWER_S)
+                raw.poll_events(fd, limits.answer_s)
                 raw.read_errno(fd, part)
             subject.reset()
             if fd >= 0:
@@ -209,7 +208,7 @@ def _in_child(use: Callable[[], dict[str, Any]], fd: int, when: str) -> dict[str
     child = Child(use, keep=[fd])
     os.close(fd)
     try:
-        return dict(child.result(ANSWER_S))
+        return dict(child.result(limits.answer_s))
     except TimeoutError as error:
         child.kill()
         raise NoAnswerError(f"using the data file {when}: {error}") from None

@@ -19,9 +19,9 @@ from mlxtrace import vfio_calls
 from mlxtrace.checks import raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, check
+from mlxtrace.checks.limits import limits
 from mlxtrace.checks.session import PRE_COPY
 from mlxtrace.checks.transfer import (
-    DATA_TIMEOUT_S,
     READ_BYTES,
     expect_loads,
     load,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from mlxtrace.checks.context import Context
 
-FOREVER_S = 5.0
-"""A sleeper that was not woken by then is not going to be."""
 REPEATED = 2
 RACES = 20
 SLEPT_SAVE_S = 0.1
@@ -100,6 +98,7 @@ def sleeper_is_woken(context: Context) -> None:
             with context.slow_saves(SLEPT_SAVE_S):
                 slept += _slept_till(context, ending)
             tries += 1
+            context.goes_on()
             if slept == wanted:
                 break
     context.note("readers that were seen to sleep", f"{slept} of {tries}")
@@ -113,7 +112,7 @@ def _slept_till(context: Context, ending: str) -> bool:
     copy = os.memfd_create("read")
     try:
         child = Child(lambda: _drain(fd, copy=copy), keep=[fd, copy])
-        slept = child.sleeps(FOREVER_S)
+        slept = child.sleeps(limits.answer_s)
         if ending == "STOP":
             subject.go(State.STOP)
         elif ending == "reset":
@@ -121,12 +120,12 @@ def _slept_till(context: Context, ending: str) -> bool:
         else:
             context.close()
         try:
-            found = child.result(FOREVER_S)
+            found = child.result(limits.answer_s)
         except TimeoutError:
             child.kill()
             raise DeviationError(
-                f"{ending} while a reader sleeps: it sleeps on for {FOREVER_S:g} s; the rule wants "
-                "ENODEV"
+                f"{ending} while a reader sleeps: it sleeps on for {limits.answer_s:g} s; the rule "
+                "wants ENODEV"
             ) from None
         context.expect_errno(
             found["end"], (errno.ENODEV, 0), f"{ending}: the reader, after {found['bytes']} bytes"
@@ -183,7 +182,7 @@ def no_false_end(context: Context) -> None:
                     subject.go(State.PRE_COPY_P2P)
                 subject.go(State.STOP_COPY)
         try:
-            found = child.result(2 * FOREVER_S)
+            found = child.result(limits.answer_s)
         except TimeoutError as error:
             child.kill()
             raise DeviationError(f"reading to the end in another process: {error}") from None
@@ -192,6 +191,7 @@ def no_false_end(context: Context) -> None:
             rest, _ = read_part(stream)
         context.expect(not rest, "reading after that", f"{len(rest)} bytes", "nothing")
         subject.back()
+        context.goes_on()
 
 
 @check(
@@ -237,17 +237,18 @@ def _read_under_signals(context: Context, fd: int) -> tuple[bytes, int]:
     os.set_blocking(fd, True)
     data, met = bytearray(), 0
     buffer = ctypes.create_string_buffer(READ_BYTES)
-    deadline = time.monotonic() + DATA_TIMEOUT_S
-    while time.monotonic() < deadline:
+    heard = time.monotonic()
+    while time.monotonic() - heard < limits.answer_s:
         got = raw.read_to(fd, ctypes.addressof(buffer), READ_BYTES)
         if got == -errno.EINTR:
             met += 1
         elif got > 0:
             data += memoryview(buffer)[:got]
+            heard = time.monotonic()
         else:
             context.expect_errno(-got, (0,), f"the end after {len(data)} bytes under signals")
             return bytes(data), met
-    raise DeviationError(f"reading under signals: no end for {DATA_TIMEOUT_S:g} s")
+    raise DeviationError(f"reading under signals: no end for {limits.answer_s:g} s")
 
 
 @contextlib.contextmanager

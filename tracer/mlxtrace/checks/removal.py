@@ -14,6 +14,7 @@ from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.core import DeviationError, Level, NoAnswerError, NotOfferedError, check
 from mlxtrace.checks.lifetime import expect_stale
+from mlxtrace.checks.limits import limits
 from mlxtrace.checks.undo import bound_again, undone
 from mlxtrace.vfio import State
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlxtrace.checks.context import Context
-
-BEGUN_S = 5.0
-GONE_S = 20.0
-"""How long the kernel may take to let go of a device that nobody has open any more."""
 
 
 @check(
@@ -86,7 +83,7 @@ def _take_away(context: Context, state: State, action: Callable[[], None], what:
         return ""
 
     child = Child(act)
-    waits = child.sleeps(BEGUN_S)
+    waits = child.sleeps(limits.answer_s)
     # What it says is not the uAPI's to promise, but it has to say something.
     number, now, _ = raw.get_state(subject.fileno())
     when = f"{what} in {state.name}"
@@ -100,7 +97,7 @@ def _take_away(context: Context, state: State, action: Callable[[], None], what:
         context.note("read its data file", said)
     context.close()
     try:
-        refusal = child.result(GONE_S)
+        refusal = child.result(limits.answer_s)
     except TimeoutError as error:
         child.kill()
         raise NoAnswerError(f"{when}, and closed: {error}") from None

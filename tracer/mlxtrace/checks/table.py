@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.core import DeviationError, Level, check
+from mlxtrace.checks.limits import limits
 from mlxtrace.checks.midstream import expect_spared
 from mlxtrace.checks.session import PRE_COPY, PRE_COPY_P2P
 from mlxtrace.checks.states import NONSENSE, write_all
-from mlxtrace.checks.transfer import DATA_TIMEOUT_S, whole_stream
+from mlxtrace.checks.transfer import whole_stream
 from mlxtrace.vfio import State
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _pair(subject: Subject, start: State, aim: State, stream: bytes) -> list[str
     found = []
     if old >= 0:
         goes_on = start in SAVING and aim in SAVING
-        said = _said(old, start, DATA_TIMEOUT_S if goes_on else OVER_S)
+        said = _said(old, start, None if goes_on else OVER_S)
         if (said == errno.ENODEV) is goes_on:
             found.append(f"{name}: the first state's file says {raw.answer(said)}")
     if answer.data_fd >= 0 and _said(answer.data_fd, aim):
@@ -71,10 +72,10 @@ def _pair(subject: Subject, start: State, aim: State, stream: bytes) -> list[str
     return found
 
 
-def _said(fd: int, state: State, timeout_s: float = DATA_TIMEOUT_S) -> int:
+def _said(fd: int, state: State, timeout_s: float | None = None) -> int:
     """Return the errno of a data file; 0 for one that gives data, an end, or takes it.
 
-    Data that is not there yet is waited for.
+    Data that is not there yet is waited for: so long, or as long as any answer.
     """
     if state is State.RESUMING:
         return raw.write_errno(fd, b"\0")
@@ -82,7 +83,7 @@ def _said(fd: int, state: State, timeout_s: float = DATA_TIMEOUT_S) -> int:
         # In PRE_COPY poll() says nothing of an end; in STOP_COPY there is data on its way.
         got = raw.read_errno(fd, 1)
         if got == errno.EAGAIN:
-            raw.poll_events(fd, timeout_s)
+            raw.poll_events(fd, limits.answer_s if timeout_s is None else timeout_s)
     got = raw.read_errno(fd, 16)
     return 0 if isinstance(got, bytes) or got == errno.ENOMSG else got
 
@@ -154,12 +155,12 @@ def begin_in_p2p(context: Context) -> None:
     for start in (State.RUNNING, State.RUNNING_P2P):
         subject.enter(start)
         fd = subject.go(State.PRE_COPY_P2P)
-        raw.poll_events(fd, DATA_TIMEOUT_S)
+        raw.poll_events(fd, limits.answer_s)
         answer = raw.precopy_info(fd)
         holds = answer.errno == 0 and answer.info.initial_bytes > 0
         context.expect(holds, "INFO in PRE_COPY_P2P", str(answer), "initial_bytes > 0")
-        if not raw.poll_events(fd, DATA_TIMEOUT_S):
-            raise DeviationError(f"no data for {DATA_TIMEOUT_S:g} s in PRE_COPY_P2P")
+        if not raw.poll_events(fd, limits.answer_s):
+            raise DeviationError(f"no data for {limits.answer_s:g} s in PRE_COPY_P2P")
         got = raw.read_errno(fd, 1000)
         shown = raw.answer(got) if isinstance(got, int) else f"{len(got)} bytes"
         context.expect(isinstance(got, bytes) and bool(got), "reading 1000 bytes", shown, "data")

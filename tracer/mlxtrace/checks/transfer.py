@@ -12,6 +12,7 @@ from mlxtrace import vfio_calls
 from mlxtrace.checks import fsm
 from mlxtrace.checks.amounts import Watch
 from mlxtrace.checks.core import DeviationError
+from mlxtrace.checks.limits import limits
 from mlxtrace.migrate_sink import state_hash
 from mlxtrace.vfio import End, State, VfioError
 
@@ -23,15 +24,13 @@ if TYPE_CHECKING:
     from mlxtrace.vfio import PrecopyInfo, SavingStream
 
 READ_BYTES = 1 << 20
-DATA_TIMEOUT_S = 20.0
-"""How long a check waits for data that has to come. A SAVE of a large state takes seconds."""
 
 
 def read_part(stream: SavingStream, limit: int | None = None) -> tuple[bytes, End]:
     """Read until an end, or ``limit`` bytes; NOT_YET then stands for "there may be more".
 
     Raises:
-        DeviationError: neither data nor an end came for :data:`DATA_TIMEOUT_S`.
+        DeviationError: neither data nor an end came for :attr:`Limits.answer_s`.
         VfioError: a read failed.
         DeviationError, Error: more came than any state has, or than this host can hold.
     """
@@ -45,8 +44,8 @@ def read_part(stream: SavingStream, limit: int | None = None) -> tuple[bytes, En
             watch.look(len(data))
         elif got is not End.NOT_YET:
             return bytes(data), got
-        elif not stream.wait(DATA_TIMEOUT_S):
-            raise DeviationError(f"no data and no end for {DATA_TIMEOUT_S:g} s")
+        elif not stream.wait(limits.answer_s):
+            raise DeviationError(f"no data and no end for {limits.answer_s:g} s")
     return bytes(data), End.NOT_YET
 
 
@@ -55,7 +54,7 @@ def read_announced(stream: SavingStream) -> bytes:
 
     Between Linux 6.3 and 7.0 mlx5 denies it (ENOMSG) while it is still being saved.
     """
-    deadline = time.monotonic() + DATA_TIMEOUT_S
+    deadline = time.monotonic() + limits.answer_s
     while time.monotonic() < deadline:
         data, _ = read_part(stream)
         if data:
@@ -68,11 +67,11 @@ def announce(context: Context, stream: SavingStream) -> PrecopyInfo:
     """Have the source change until INFO announces that in PRE_COPY, and be idle from then on.
 
     Raises:
-        DeviationError: it does not within :data:`DATA_TIMEOUT_S`.
+        DeviationError: it does not within :attr:`Limits.answer_s`.
         NotOfferedError: nothing here makes the device change.
     """
     context.busy()
-    deadline = time.monotonic() + DATA_TIMEOUT_S
+    deadline = time.monotonic() + limits.answer_s
     while time.monotonic() < deadline:
         time.sleep(0.02)
         # What is announced and what is saved are to be the same.
@@ -82,7 +81,7 @@ def announce(context: Context, stream: SavingStream) -> PrecopyInfo:
             context.note("INFO on a device that changed", str(info))
             return info
         context.busy()
-    raise DeviationError(f"INFO announces nothing for {DATA_TIMEOUT_S:g} s of a busy device")
+    raise DeviationError(f"INFO announces nothing for {limits.answer_s:g} s of a busy device")
 
 
 def read_all(context: Context, subject: Subject, stream: SavingStream) -> bytes:

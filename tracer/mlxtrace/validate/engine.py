@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtrace import vfio_calls
 from mlxtrace.checks import Status, Step
+from mlxtrace.checks.limits import limits
 from mlxtrace.validate.results import Result, Verdict, judge
 from mlxtrace.validate.worker import TellingContext, Worker, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mlxtrace.checks import Check
     from mlxtrace.validate.plan import Planned
     from mlxtrace.validate.profiles import Profile
+    from mlxtrace.validate.worker import Tell
 
 _LOOK_S = 0.2
 """How often it is seen whether the user has had enough."""
@@ -47,7 +50,7 @@ class Engine:
     Args:
         context: the devices, for the checks.
         profile: what is known of their driver.
-        limit_s: how long a check may take.
+        limit_s: how long a check may take; what it waits for, a share of that.
         interrupted: returns why to stop, or nothing.
         waiting: is told if processes that were killed take long to go.
         began: is told of each check that begins.
@@ -90,7 +93,7 @@ class Engine:
 
     def _run(self, run: Run, waiting: list[Planned]) -> None:
         """Run what is ``waiting``, in a process of its own."""
-        function = functools.partial(serve, [each.check for each in waiting], self._context)
+        function = functools.partial(self._serve, [each.check for each in waiting])
         with Worker(function) as worker:
             watch = _Watch(worker, self._limit_s, self._interrupted, self._waiting)
             while waiting and not run.stopped:
@@ -104,6 +107,11 @@ class Engine:
             run.stuck = not worker.end(self._waiting)
         for each in waiting:
             self._add(run, _not_run(each, f"the run had ended: {run.stopped}", self._profile))
+
+    def _serve(self, checks: Sequence[Check], tell: Tell) -> None:
+        """Run in the process of the checks: what they wait for is theirs to give up in time."""
+        limits.check_s = self._limit_s
+        serve(checks, self._context, tell)
 
     def _result(
         self, each: Planned, end: dict[str, Any], steps: list[Step], took_s: float
