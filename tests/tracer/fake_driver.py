@@ -92,6 +92,11 @@ class FakeFirmware:
         return {"sessions": len(live), "leaked": self._driver.leaked}
 
 
+def open_mark(root: Path, name: str) -> Path:
+    """Return the path of a file that is there while the device ``name`` is open."""
+    return root / f"{name} is open"
+
+
 class FakeDriver:
     """Two VFs, and the system calls on their files."""
 
@@ -142,6 +147,10 @@ class FakeDriver:
         device = self.devices[name]
         fd = self.make_file(device)
         cleanup = contextlib.ExitStack()
+        # Other processes see that it is open, and when it is not any more.
+        mark = open_mark(devices.SYSFS, name)
+        mark.touch()
+        cleanup.callback(mark.unlink)
         cleanup.callback(os.close, fd)
         cleanup.callback(self._release, device)
         path = devices.SYSFS / "bus/pci/devices" / name

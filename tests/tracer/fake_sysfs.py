@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
 from mlxtrace import binding, devices
 
+from .fake_driver import open_mark
 from .fake_kernel import BDF, OTHER_BDF, FakeKernel
 
 if TYPE_CHECKING:
@@ -139,3 +141,13 @@ class DriverSysfs(Sysfs):
         self.sriov(2, 1)
         for name in NAMES:
             self.bind(name, devices.MLX5_DRIVER)
+
+    def write(self, path: Path, text: str) -> None:
+        """Do it, but do not take away what is open: VFIO waits until it is closed."""
+        taken = {"unbind": (text,), "sriov_numvfs": NAMES}.get(path.name, ())
+        while path.parent.exists() and any(map(self._is_open, taken)):
+            time.sleep(0.001)
+        super().write(path, text)
+
+    def _is_open(self, name: str) -> bool:
+        return open_mark(self.sysfs, name).exists()

@@ -9,7 +9,7 @@ import pytest
 
 from genbindings.errors import Error
 from mlxtrace import binding
-from mlxtrace.checks import Context, Outcome, Status, all_checks, run
+from mlxtrace.checks import Context, Outcome, Status, all_checks, removal, run
 from mlxtrace.checks.core import DeviationError, NoAnswerError
 from mlxtrace.checks.undo import bound_again, undone
 from mlxtrace.devices import MLX5_DRIVER
@@ -34,6 +34,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> DriverSysfs:
     """Return the sysfs of the driver's VFs, which have no driver_override."""
     assert driver
+    monkeypatch.setattr(removal, "HELD_S", 0.05)
     return DriverSysfs(tmp_path, monkeypatch)
 
 

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
     from mlxtrace.checks.context import Context
 
+BEGUN_S = 5.0
+"""How long it may take to get to where it waits; if it does not, that is seen all the same."""
+HELD_S = 1.0
+"""What does not wait for an open device to be closed gets so long to show it."""
+
 
 @check(
     "C35.held",
@@ -41,6 +46,7 @@ def unbound_while_open(context: Context) -> None:
     for state in fsm.states(context.flags):
         with bound_again(info.name, info.driver):
             _take_away(context, state, lambda: binding.unbind(info.name), "unbound")
+        context.goes_on()
     context.note("the device works again", context.source.state().name)
 
 
@@ -54,19 +60,11 @@ def unbound_while_open(context: Context) -> None:
 )
 def sriov_disabled(context: Context) -> None:
     physical = Physical.of(context)
-    for state in _some_states(context):
+    for state in fsm.states(context.flags):
         with physical.vfs_again():
             _take_away(context, state, physical.remove_vfs, "disabled")
+        context.goes_on()
     context.note("the device works again", context.source.state().name)
-
-
-def _some_states(context: Context) -> list[State]:
-    """Return RUNNING and the states with a session: making VFs again takes its time."""
-    return [
-        state
-        for state in fsm.states(context.flags)
-        if fsm.has_session(state) or state is State.RUNNING
-    ]
 
 
 def _take_away(context: Context, state: State, action: Callable[[], None], what: str) -> None:
@@ -83,7 +81,7 @@ def _take_away(context: Context, state: State, action: Callable[[], None], what:
         return ""
 
     child = Child(act)
-    waits = child.sleeps(limits.answer_s)
+    waits = child.sleeps(BEGUN_S)
     # What it says is not the uAPI's to promise, but it has to say something.
     number, now, _ = raw.get_state(subject.fileno())
     when = f"{what} in {state.name}"
@@ -95,6 +93,7 @@ def _take_away(context: Context, state: State, action: Callable[[], None], what:
         got = raw.read_errno(fd, 16)
         said = raw.answer(got) if isinstance(got, int) else f"{len(got)} bytes"
         context.note("read its data file", said)
+    _expect_waiting(context, child, when)
     context.close()
     try:
         refusal = child.result(limits.answer_s)
@@ -108,6 +107,30 @@ def _take_away(context: Context, state: State, action: Callable[[], None], what:
     context.note("closed it, and it went")
     if fd >= 0:
         expect_stale(context, fd, state, f"after the device was {when}", False)
+
+
+def _expect_waiting(context: Context, child: Child, when: str) -> None:
+    """Check that what takes the device away has not ended, since it is open.
+
+    Raises:
+        DeviationError: it has.
+    """
+    try:
+        refusal = child.result(HELD_S)
+    except TimeoutError:
+        return
+    except ChildProcessError as error:
+        raise DeviationError(f"{when}: {error}") from None
+    if refusal:
+        raise DeviationError(f"{when}: {refusal}; the rule wants that it goes")
+    # What it was taken from may be given back only when nobody has it open.
+    context.close()
+    context.expect(
+        False,
+        f"{when}, while the device is open",
+        "it has ended",
+        "that it waits until it is closed",
+    )
 
 
 @dataclass(frozen=True)
