@@ -29,7 +29,10 @@ pytestmark = pytest.mark.lab
 CHECKS = {check.id: check for check in all_checks()}
 KERNELS = (KERNEL, STOCK, CARRIED)
 # The last steps of checks for which the firmware's SAVEs are slow enough.
-PROVOKED = {"C37": "seen to sleep: 6 of", "C39": r"INFO [1-9]\d*, read\(\) [1-9]"}
+PROVOKED = {
+    "C37": "seen to sleep: 6 of",
+    "C39": r"INFO [1-9]\d*, read\(\) [1-9]\d*, changes of state [1-9]",
+}
 PROFILES = {KERNEL: "upstream-6.12", STOCK: "stock-6.1", CARRIED: "carried"}
 
 

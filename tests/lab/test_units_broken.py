@@ -24,7 +24,6 @@ LEFT_OUT = {
     "C35.ioctl": "a driver that breaks it oopses",
     "C35.sriov": _FREED,
     "C35.unbind": _FREED,
-    "C41.memory": "the images are so small here that what is lost of memory is not noticed",
     "C44": _NO_LOG,
     "C44.ranges": _NO_LOG,
     "C44.report": _NO_LOG,

@@ -80,7 +80,7 @@ class FakeFirmware:
 
     def slow_saves(self, device: str, delay_s: float) -> AbstractContextManager[None]:
         self._driver.slowed.append((device, delay_s))
-        return contextlib.nullcontext()
+        return self._driver.interrupting()
 
     def objects(self) -> dict[str, int]:
         live = [
@@ -119,6 +119,7 @@ class FakeDriver:
         self._features = {name: FakeFeatures(self, each) for name, each in self.devices.items()}
         self._pipes: dict[int, tuple[int, int]] = {}
         self._lock = threading.Lock()
+        self._interrupts = self._met = False
         self._real = {name: getattr(os, name) for name in ("read", "write", "writev")}
         self._libc = raw._libc
         self._poll = select.poll
@@ -190,9 +191,28 @@ class FakeDriver:
 
     def ioctl(self, fd: int, request: int, address: int) -> int:
         """Do as libc's ioctl()."""
-        number = self._ioctl(fd, request, address)
+        number = errno.EINTR if self._is_interrupted(fd) else self._ioctl(fd, request, address)
         ctypes.set_errno(number)
         return -1 if number else 0
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Have a signal end, once, each call that waits for a SAVE."""
+        self._interrupts = True
+        try:
+            yield
+        finally:
+            self._interrupts = False
+
+    def _is_interrupted(self, fd: int) -> bool:
+        of = self.file(fd)
+        session = of.saving if isinstance(of, FakeDevice) else of
+        if not self._interrupts or not isinstance(session, FakeSaving) or session.flight is None:
+            return False
+        self._met = not self._met
+        if self._met and of is not session and "signal-ends-session" in self.breaks:
+            session.ended = True
+        return self._met
 
     def _ioctl(self, fd: int, request: int, address: int) -> int:
         of = self.file(fd)

@@ -84,6 +84,18 @@ def test_a_reader_may_be_told_of_the_streams_end_if_it_has_all_of_it(
         assert "the rule wants" in outcome.reason
 
 
+@pytest.mark.parametrize("awake", ["STOP", "reset", "close"])
+def test_where_no_reader_slept_there_is_nothing_to_wake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, awake: str
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch)
+    monkeypatch.setattr(readers, "_slept_till", lambda _, ending: ending != awake)
+    outcome = run(CHECK, Context(SOURCE, TARGET, firmware=driver.firmware))
+    assert outcome.status is Status.NOT_OFFERED
+    assert f"ended by {awake}: " in outcome.reason
+    assert str(outcome.steps[-1]) == "readers that were seen to sleep: 4 of 8"
+
+
 @pytest.mark.parametrize("name", ["C37", "C38"])
 def test_a_reader_has_as_long_as_firmware_may_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -56,6 +58,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     What other processes take is not for these tests.
     """
     left = [4096]
+    # Those of the model are too small for anything to be missed.
+    monkeypatch.setattr(abrupt, "_stream_bytes", lambda _: 16 << 20)
     monkeypatch.setattr(
         abrupt, "_available", lambda: (left.pop(0) if len(left) > 1 else left[0]) << 20
     )
@@ -89,6 +93,51 @@ def test_memory_that_is_lost_each_time_is_a_leak(judge: Judge, memory: list[int]
     outcome = judge("C41.memory")
     assert outcome.status is Status.FAILED
     assert "40.0 MiB less; the rule wants no more than 32.0 MiB less" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("size", "sessions", "allowed_mib"), [(16 << 20, 4, 32), (2 << 20, 32, 32), (1 << 30, 4, 2048)]
+)
+def test_there_are_enough_sessions_for_a_leak_to_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, sessions: int, allowed_mib: int
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch)
+    monkeypatch.setattr(abrupt, "_stream_bytes", lambda _: size)
+    left = itertools.count(1 << 20, -sessions * size >> 20)
+    monkeypatch.setattr(abrupt, "_available", lambda: next(left) << 20)
+    outcome = run(
+        CHECKS["C41.memory"], Context(SOURCE, TARGET, firmware=driver.firmware, cycles=CYCLES)
+    )
+    assert outcome.status is Status.FAILED
+    assert f"MemAvailable after {sessions} sessions of {size} bytes" in outcome.reason
+    assert f"wants no more than {allowed_mib}.0 MiB less" in outcome.reason
+
+
+def test_states_of_which_nothing_is_missed_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch)
+    monkeypatch.setattr(abrupt, "_stream_bytes", lambda _: 96)
+    outcome = run(CHECKS["C41.memory"], Context(SOURCE, TARGET, firmware=driver.firmware))
+    assert outcome.status is Status.NOT_OFFERED
+    assert "--cycles 2796204" in outcome.reason
+
+
+def test_signals_that_meet_nothing_that_waits_prove_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeDriver(tmp_path, monkeypatch)
+    outcome = run(CHECKS["C39"], Context(SOURCE, TARGET))
+    assert (outcome.status, outcome.reason) == (
+        Status.NOT_OFFERED,
+        "no signal met a call that waited: nothing is slow here",
+    )
+
+
+def test_signals_meet_changes_of_state(judge: Judge) -> None:
+    outcome = judge("C39")
+    assert outcome.status is Status.PASSED, told(outcome)
+    assert re.search(r"changes of state [1-9]", str(outcome.steps[-1]))
 
 
 @pytest.mark.parametrize("name", ["C39", "C39.kill"])
@@ -174,6 +223,7 @@ BROKEN = [
     ("corrupts", "C30"),
     ("corrupts", "C30.bytes"),
     ("reset-keeps-session", "C34"),
+    ("signal-ends-session", "C39"),
     ("tracks-for-ever", "C43"),
     ("takes-parts", "C31.absent"),
     ("takes-parts", "C31.truncated"),

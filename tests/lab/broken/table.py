@@ -116,10 +116,12 @@ NEAR: dict[str, set[str]] = {
     "closed-file-stays": {"C35.file", "C39.kill"},
     "signal-fails-info": {"C39"},
     "signal-ends-stream": {"C39"},
+    "signal-fails-change": {"C39"},
     "killed-leaks": {"C39.kill"},
     "set-aside-leaked": {"C41", "C41.open"},
     "pd-leaked": {"C41.open", "C41.resuming"},
     "stop-copy-leaks": {"C41.open", "C41.stop"},
+    "pages-leaked": {"C41.memory"},
 }
 """More mistakes, and more checks that some of those above make fail.
 

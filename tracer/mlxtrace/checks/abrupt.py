@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtrace.checks import fsm, raw
 from mlxtrace.checks.child import Child
-from mlxtrace.checks.core import Level, NoAnswerError, check
+from mlxtrace.checks.core import Level, NoAnswerError, NotOfferedError, check
 from mlxtrace.checks.leaks import Held
 from mlxtrace.checks.limits import limits
 from mlxtrace.checks.session import PRE_COPY
@@ -34,6 +34,10 @@ MEETINGS = 24
 ROUNDS = 3
 """As often a leak has to show."""
 MIB = 1 << 20
+NOISE_BYTES = 32 * MIB
+"""What others may take of the memory while it is looked at."""
+MOST_SESSIONS = 500
+"""So many are had for a small state, also where fewer were asked for."""
 # What a call may say that meets a reset or a change of state by another thread.
 MET = {0, *(getattr(errno, name) for name in ("EINVAL", "ENODEV", "EAGAIN", "EINTR", "EIO"))}
 OF_A_FILE = MET | {errno.ENOMSG, errno.EBADF, errno.ENOTTY}
@@ -320,8 +324,19 @@ def open_cycles(context: Context) -> None:
 )
 def memory_comes_back(context: Context) -> None:
     subject = context.source
-    data = whole_stream(context)
+    size = _stream_bytes(context)
     subject.back()
+    # Others use memory too: half of what a leak in each session would come to is let pass, and that
+    # has to be more than what they take.
+    enough = -(-2 * NOISE_BYTES // size)
+    count = max(4, context.cycles // 4)
+    if enough > max(count, MOST_SESSIONS):
+        raise NotOfferedError(
+            f"what sessions of {size} bytes lose is not told from what others use: it takes "
+            f"{enough} of them, --cycles {4 * enough}"
+        )
+    count = max(count, enough)
+    allowed = count * size // 2
 
     def cycle() -> None:
         with subject.device.save(State.PRE_COPY) as stream:
@@ -329,10 +344,7 @@ def memory_comes_back(context: Context) -> None:
             subject.device.reset()
 
     cycle()
-    count = max(4, context.cycles // 4)
-    # Others use memory too: half of what a leak in each session would come to is let pass.
-    allowed = max(32 * MIB, count * len(data) // 2)
-    did = f"MemAvailable after {count} sessions of {len(data)} bytes"
+    did = f"MemAvailable after {count} sessions of {size} bytes"
     wanted = f"no more than {allowed / MIB:.1f} MiB less"
     for again in reversed(range(ROUNDS)):
         before = _available()
@@ -346,6 +358,11 @@ def memory_comes_back(context: Context) -> None:
         # What somebody else took at that moment is not taken each time; what leaks is.
         context.note(did, f"{saw}; once more")
     context.expect(lost <= allowed, did, saw, wanted)
+
+
+def _stream_bytes(context: Context) -> int:
+    """Return how large the source's stream is; it is left in STOP_COPY."""
+    return len(whole_stream(context))
 
 
 def _available() -> int:
