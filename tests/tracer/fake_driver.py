@@ -146,6 +146,8 @@ class FakeDriver:
 
     def _open(self, name: str) -> Device:
         device = self.devices[name]
+        if "opens-stopped" in self.breaks:
+            device._enter(State.STOP)
         fd = self.make_file(device)
         cleanup = contextlib.ExitStack()
         # Other processes see that it is open, and when it is not any more.

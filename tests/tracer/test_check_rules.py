@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from mlxtrace import devices
 from mlxtrace.checks import Check, Context, Outcome, Status, abrupt, all_checks, fsm, run, transfer
 from mlxtrace.checks.child import Child
 from mlxtrace.checks.limits import limits
@@ -140,6 +141,15 @@ def test_signals_meet_changes_of_state(judge: Judge) -> None:
     assert re.search(r"changes of state [1-9]", str(outcome.steps[-1]))
 
 
+def test_what_a_mediated_device_was_left_in_is_another_rules_affair(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices.DeviceInfo, "is_mediated", True)
+    outcome = judge("C1", "opens-stopped")
+    assert outcome.status is Status.PASSED, told(outcome)
+    assert "which was in: STOP" in told(outcome)
+
+
 @pytest.mark.parametrize("name", ["C39", "C39.kill"])
 def test_calls_that_are_to_wait_have_something_to_wait_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -203,6 +213,8 @@ def test_a_driver_without_optional_states_passes_too(judge: Judge, name: str) ->
 
 
 BROKEN = [
+    ("opens-stopped", "C1"),
+    ("opens-stopped", "C1.again"),
     ("close-keeps-session", "C35"),
     ("same-state-file", "C8"),
     ("nonsense-stops", "C7"),

@@ -112,10 +112,10 @@ class Context:
             except VfioError as error:
                 # Not a deviation: the kernel was not asked anything yet.
                 raise Error(str(error), error.hint) from None
-            self._subjects[role] = Subject(self, device)
+            subject = self._subjects[role] = Subject(self, device)
             if device.info.is_mediated:
                 self._mediated.add(device.name)
-            found = device.make_running()
+            found = subject.found = device.make_running()
             if found is not State.RUNNING:
                 self.note(f"opened and reset {device.name}, which was in", found.name)
         return self._subjects[role]

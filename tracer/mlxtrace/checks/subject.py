@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 
 class Subject:
-    """An open device under test. What is asked of it is noted; see also :class:`Device`."""
+    """An open device under test. What is asked of it is noted; see also :class:`Device`.
+
+    Attributes:
+        found: the state that it was in when it was opened. It is RUNNING when a check gets it.
+    """
 
     def __init__(self, context: Context, device: Device) -> None:
         self._context = context
         self.device = device
         self.name = device.name
+        self.found = State.RUNNING
         self._files: list[int] = []
 
     def fileno(self) -> int:
