@@ -74,6 +74,26 @@ def test_a_device_that_only_a_reset_helps_is_not_brought_to_running(
     assert outcome.reason.endswith(": EIO; the rule wants 0")
 
 
+def test_a_device_goes_on_working_without_a_reset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a request whose answer could not be written."""
+    driver = FakeDriver(tmp_path, monkeypatch)
+    driver.devices[SOURCE].__class__ = Wedged
+    monkeypatch.setattr(Wedged, "_enter", lambda self, state: enter(self, state))
+
+    def enter(self: Wedged, state: State) -> None:
+        self.stuck = state is State.PRE_COPY
+        DriverDevice._enter(self, state)
+
+    outcome = judge(driver, "C25.state")
+    assert outcome.status is Status.FAILED
+    assert outcome.reason == (
+        "PRE_COPY to RUNNING after the answer to PRE_COPY could not be written: EIO; the rule "
+        "wants 0"
+    )
+
+
 def test_a_killed_process_that_does_not_go_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,7 +197,11 @@ def unwritable_state(context: Context) -> None:
         context.expect(now in (State.RUNNING, *way), "the state then", now.name, f"one of {names}")
         left = open_files()
         context.expect(left == files, "files open in this process", str(left), str(files))
-        subject.back()
+        if now is State.RESUMING:
+            # It has nothing to go on with.
+            subject.back()
+        else:
+            subject.run_again(f"after the answer to {aim.name} could not be written")
         fd = subject.enter(aim)
         wanted = fsm.has_session(aim)
         context.expect((fd >= 0) is wanted, f"to {aim.name} again", f"descriptor {fd}", "as ever")
