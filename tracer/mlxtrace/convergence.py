@@ -52,7 +52,7 @@ class Convergence:
                 self._read_since = 0
             case Estimate() if not event.errno:
                 self._estimate = event.stopcopy_size_bytes
-            case Save() if not event.status and not event.errno:
+            case Save() if not (event.status or event.errno or event.in_flight):
                 self._save(event)
 
     @property

@@ -74,6 +74,11 @@ class Decoder:
                     vf.totals.add(event)
                     yield event
 
+    def pending(self, boot_ns: int) -> Iterator[Event]:
+        """Yield what has begun and is not over at ``boot_ns``, as if tracing ended then."""
+        for vf in self._by_name.values():
+            yield from vf.pending(boot_ns)
+
     def finish(self, counters: Counters | None, boot_ns: int | None = None) -> Iterator[Event]:
         """Yield what is only known at the end: open SAVEs, a summary for each VF, the losses.
 

@@ -58,7 +58,7 @@ class Downtime:
         match event:
             case Command():
                 self._command(event)
-            case Save(kind="final"):
+            case Save(kind="final", fw_min_ns=None):
                 self._final(event)
             case End(direction="read", kind="final"):
                 if self._saved_at is not None:

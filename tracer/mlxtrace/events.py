@@ -84,6 +84,7 @@ class Save(Event):
     wait_ns: int | None
     fw_ns: int | None
     fw_max_ns: int | None
+    fw_min_ns: int | None = None
     callback_seen: bool
     status: int | None
     status_name: str
@@ -93,6 +94,11 @@ class Save(Event):
     pid: int
     tid: int
     comm: str
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether it was issued, and nothing told of its end before the trace's."""
+        return self.fw_min_ns is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +341,7 @@ class Summary(Event):
     final_images: int
     cleanup_saves: int
     failed_saves: int
+    in_flight_saves: int
     image_bytes: list[int | None]
     read_calls: int
     read_bytes: int

@@ -37,7 +37,7 @@ class _Sums:
     def add(self, event: Event) -> None:
         self.failures += is_failure(event)
         match event:
-            case Save():
+            case Save() if not event.in_flight:
                 self.saves += 1
                 self.save_bytes += event.image_bytes or 0
                 self.wait_ns += event.wait_ns or 0

@@ -150,7 +150,9 @@ def collect(events: Iterable[Event]) -> Host:
             case End() if event.kind == "final":
                 final = stream(event, event.direction)
                 final.final_end_ns = final.final_end_ns or event.boot_ns
-            case Save() if event.kind != "cleanup" and not event.status and not event.errno:
+            case Save() if event.kind != "cleanup" and not (
+                event.status or event.errno or event.in_flight
+            ):
                 stream(event, "read").images.append(event.image_bytes)
                 took = event.fw_ns if event.fw_ns is not None else event.fw_max_ns
                 stream(event, "read").firmware.append((event.boot_ns, took or 0))

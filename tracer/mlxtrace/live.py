@@ -122,7 +122,13 @@ class Model:
                 self.vfs.setdefault(event.bdf, View()).add(event)
 
 
-def render(model: Model, now_ns: int, width: int, failures: Sequence[str] = ()) -> RenderableType:
+def render(
+    model: Model,
+    now_ns: int,
+    width: int,
+    failures: Sequence[str] = (),
+    pending: Sequence[Event] = (),
+) -> RenderableType:
     """Return the picture of ``model`` at ``now_ns``.
 
     Args:
@@ -130,6 +136,7 @@ def render(model: Model, now_ns: int, width: int, failures: Sequence[str] = ()) 
         now_ns: boot_ns.
         width: columns of the terminal; a narrow one gets the histograms below the figures.
         failures: the rows of ``model.failures``.
+        pending: what is not over.
     """
     incomplete = sum(view.totals.incomplete_saves for view in model.vfs.values())
     parts: list[RenderableType] = [
@@ -140,17 +147,20 @@ def render(model: Model, now_ns: int, width: int, failures: Sequence[str] = ()) 
             style="bold",
         )
     ]
-    if not model.vfs:
+    if not model.vfs and not pending:
         parts.append(Text("waiting for a VF to migrate"))
-    parts.extend(_panel(name, model.vfs[name], now_ns, width) for name in sorted(model.vfs))
+    for name in sorted(model.vfs.keys() | {event.bdf for event in pending if event.bdf}):
+        view = model.vfs.get(name) or View()
+        theirs = [event for event in pending if event.bdf == name]
+        parts.append(_panel(name, view, theirs, now_ns, width))
     if failures:
         parts.append(Text("last failures", style="bold red"))
         parts.extend(Text(line, no_wrap=True, overflow="ellipsis") for line in failures)
     return Group(*parts)
 
 
-def _panel(name: str, view: View, now_ns: int, width: int) -> Panel:
-    figures = _figures(view, view.totals.summary(name, now_ns, None), now_ns)
+def _panel(name: str, view: View, pending: Sequence[Event], now_ns: int, width: int) -> Panel:
+    figures = _figures(view, view.totals.summary(name, now_ns, None), pending, now_ns)
     histogram = _histogram(view)
     body: RenderableType
     if histogram is None:
@@ -164,7 +174,7 @@ def _panel(name: str, view: View, now_ns: int, width: int) -> Panel:
     return Panel(body, title=title, title_align="left")
 
 
-def _figures(view: View, summary: Summary, now_ns: int) -> Table:
+def _figures(view: View, summary: Summary, pending: Sequence[Event], now_ns: int) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -172,6 +182,9 @@ def _figures(view: View, summary: Summary, now_ns: int) -> Table:
         seconds = max(0, now_ns - view.since_ns) / 1e9
         table.add_row("state", f"{view.state} for {seconds:.1f} s, session {view.session}")
         table.add_row("by", view.who)
+    for event in pending:
+        if isinstance(event, Save) and event.fw_min_ns is not None:
+            table.add_row("SAVE", f"{event.kind} in flight for {event.fw_min_ns / 1e9:.1f} s")
     if summary.saves or summary.read_calls or view.ahead.of("read")[0]:
         _add_source(table, view, summary, now_ns)
     if summary.loads or summary.write_calls or view.ahead.of("write")[0]:

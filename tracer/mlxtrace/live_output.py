@@ -67,17 +67,18 @@ class LiveOutput:
             else:
                 self._model.take([event])
 
-    def tick(self, boot_ns: int) -> None:
-        """Draw anew, if it is time to."""
+    def tick(self, boot_ns: int, pending: Iterable[Event] = ()) -> None:
+        """Draw anew, if it is time to; ``pending`` is what is not over at ``boot_ns``."""
         if boot_ns - self._drawn_ns < _PERIOD_NS:
             return
         self._drawn_ns = boot_ns
         for view in self._model.vfs.values():
             view.forget(boot_ns)
         failures = [line for event in self._model.failures for line in self._text.lines(event)]
+        shown = [event for event in pending if self._filter.concerns(event)]
         self._live.start()
         self._live.update(
-            live.render(self._model, boot_ns, self._console.width, failures), refresh=True
+            live.render(self._model, boot_ns, self._console.width, failures, shown), refresh=True
         )
 
     def close(self) -> None:

@@ -72,8 +72,12 @@ class Output:
                 lines.extend([jsonl.line(shown)] if self._as_json else self.text.lines(shown))
         self._print(lines)
 
-    def tick(self, boot_ns: int) -> None:
-        """Time has gone on to ``boot_ns`` and all events before are written."""
+    def tick(self, boot_ns: int, pending: Iterable[Event] = ()) -> None:
+        """Time has gone on to ``boot_ns`` and all events before are written.
+
+        ``pending``, what is not over, gets a row when it is, or when tracing ends.
+        """
+        del pending
         if self._intervals is not None:
             lines: list[str] = []
             for shown in self._intervals.until(boot_ns):

@@ -16,7 +16,16 @@ from mlxtrace.flowing import Flowing
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-_DURATIONS = ("duration_ns", "latency_ns", "took_ns", "busy_ns", "drain_ns", "fw_ns", "fw_max_ns")
+_DURATIONS = (
+    "duration_ns",
+    "latency_ns",
+    "took_ns",
+    "busy_ns",
+    "drain_ns",
+    "fw_ns",
+    "fw_max_ns",
+    "fw_min_ns",
+)
 _PRECOPY = {"PRE_COPY", "PRE_COPY_P2P"}
 _BACK = {"RUNNING", "RUNNING_P2P"}
 

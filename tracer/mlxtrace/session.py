@@ -34,6 +34,7 @@ _STARTS = {
     ("STOP", "STOP_COPY"),
     ("STOP", "RESUMING"),
 }
+_SAVING = ("PRE_COPY", "PRE_COPY_P2P", "STOP_COPY")
 _UNKNOWN = "?"
 
 
@@ -84,12 +85,13 @@ class VfSession:
         old, asked, new, call_start = raw.value[:4]
         self._buffers.old()
         if self._arc is not None:
-            yield self._arc_done(raw, call_start, 0)
+            yield from self._arc_done(raw, call_start, 0)
         self._state = state_name(old)
         if raw.result:
             return
         self._arc = _Arc(state_name(old), state_name(new), state_name(asked), raw)
         if (self._arc.old, self._arc.new) in _STARTS:
+            yield from self._saves_over(call_start)
             self._session += 1
             self.totals.sessions += 1
             self._images = self._loads = 0
@@ -103,7 +105,7 @@ class VfSession:
         self.totals.failed_state_changes += raw.result != 0
         self._buffers.old()
         if self._arc is not None:
-            yield self._arc_done(raw, raw.boot_ns, -raw.result)
+            yield from self._arc_done(raw, raw.boot_ns, -raw.result)
             return
         new = state_name(asked)
         yield State(
@@ -277,10 +279,14 @@ class VfSession:
         """The driver takes the data files away."""
         return self._aborted(self._endings.session_end(raw))
 
-    def finish(self, boot_ns: int) -> Iterator[Event]:
-        """Tracing ended: SAVEs that are still open."""
+    def pending(self, boot_ns: int) -> Iterator[Event]:
+        """What has begun and, as far as was seen, is not over at ``boot_ns``."""
         for issue in self._issued.values():
-            yield self._unseen(issue, boot_ns, None)
+            yield self._unseen(issue, boot_ns, None, in_flight=True)
+
+    def finish(self, boot_ns: int) -> Iterator[Event]:
+        """Tracing ended at ``boot_ns``: what is still open."""
+        yield from self.pending(boot_ns)
         self._issued.clear()
 
     def _aborted(self, ending: Ending | None) -> Iterator[Event]:
@@ -296,12 +302,14 @@ class VfSession:
         if ending.cause == "reset" and self._arc is None:
             self._state = "RUNNING"
 
-    def _arc_done(self, raw: Raw, at: int, errno: int) -> State:
+    def _arc_done(self, raw: Raw, at: int, errno: int) -> Iterator[Event]:
         arc = self._arc
         assert arc is not None
         self._arc = None
         self._state = arc.old if errno else arc.new
-        return State(
+        if self._state not in _SAVING:
+            yield from self._saves_over(at)
+        yield State(
             **{**self._who(raw), "boot_ns": at},
             old_state=arc.old,
             new_state=arc.new,
@@ -322,7 +330,17 @@ class VfSession:
             return "final" if self._arc.new == "STOP_COPY" else "cleanup"
         return "cleanup" if state in ("RUNNING", "RUNNING_P2P", "PRE_COPY") else "final"
 
-    def _unseen(self, issue: _Issue, boot_ns: int, size: int | None) -> Save:
+    def _saves_over(self, boot_ns: int) -> Iterator[Event]:
+        """The session's file is gone, and the driver waits for its SAVEs before that."""
+        for issue in self._issued.values():
+            yield self._unseen(issue, boot_ns, None)
+        self._issued.clear()
+
+    def _unseen(
+        self, issue: _Issue, boot_ns: int, size: int | None, *, in_flight: bool = False
+    ) -> Save:
+        """A SAVE without its callback: over by ``boot_ns``, or ``in_flight`` then."""
+        age = boot_ns - issue.raw.boot_ns
         return Save(
             **{**self._issue_keys(issue, issue.raw), "boot_ns": boot_ns},
             image_bytes=size,
@@ -330,7 +348,8 @@ class VfSession:
             queued_bytes=None,
             issue_boot_ns=issue.raw.boot_ns,
             fw_ns=None,
-            fw_max_ns=boot_ns - issue.raw.boot_ns,
+            fw_max_ns=None if in_flight else age,
+            fw_min_ns=age if in_flight else None,
             callback_seen=False,
             status=None,
             status_name="",

@@ -69,7 +69,7 @@ class Sinks:
 
     def tick(self, boot_ns: int) -> None:
         """Time has gone on to ``boot_ns``."""
-        self._print(lambda: self._printer.tick(boot_ns))
+        self._print(lambda: self._printer.tick(boot_ns, self._decoder.pending(boot_ns)))
 
     def finish(
         self, chunk: bytes, counters: Counters | None, clock: dict[str, int], command_status: int

@@ -32,9 +32,10 @@ def _saving(event: Summary) -> Iterator[str]:
     )
     if event.cleanup_saves:
         kinds += f", {event.cleanup_saves} cleanup"
+    in_flight = f", {event.in_flight_saves} in flight" if event.in_flight_saves else ""
     yield (
         f"{event.bdf} saved {count(event.images, 'image')} ({kinds}) "
-        f"by {event.saves} SAVEs, {event.failed_saves} failed"
+        f"by {event.saves} SAVEs, {event.failed_saves} failed{in_flight}"
     )
     yield (
         f"  stream    {event.read_bytes} bytes in {event.read_calls} reads, "

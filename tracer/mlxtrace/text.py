@@ -160,7 +160,9 @@ class Text:
             what += f", query {size(event.query_bytes)}"
         took = milliseconds(event.fw_ns)
         result = _firmware(event.status, event.status_name, event.error)
-        if not event.callback_seen:
+        if event.in_flight:
+            took, result = f">{milliseconds(event.fw_min_ns)}", "in flight"
+        elif not event.callback_seen:
             took, result = f"<{milliseconds(event.fw_max_ns)}", "unseen"
         if event.syndrome:
             what = f"{event.image or '-'} {event.kind} syndrome {event.syndrome:#x}"

@@ -46,6 +46,7 @@ class Totals:
     saves: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     failed_saves: int = 0
+    in_flight_saves: int = 0
     incomplete_saves: int = 0
     image_bytes: list[int | None] = field(default_factory=list)
     fw_ns: list[int] = field(default_factory=list)
@@ -167,6 +168,7 @@ class Totals:
             final_images=self.kinds.get("final", 0),
             cleanup_saves=self.kinds.get("cleanup", 0),
             failed_saves=self.failed_saves,
+            in_flight_saves=self.in_flight_saves,
             image_bytes=self.image_bytes,
             read_calls=self.calls.get("read", 0),
             read_bytes=self.bytes.get("read", 0),
@@ -264,6 +266,10 @@ class Totals:
             self.waits_ns.append(event.wait_ns)
         if event.fw_ns is not None:
             self.fw_ns.append(event.fw_ns)
+        if event.in_flight:
+            # It was seen to begin, which is all that there is to see so far: nothing is missing.
+            self.in_flight_saves += 1
+            return
         self.incomplete_saves += not event.callback_seen
         if event.status or event.errno:
             self.failed_saves += 1

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What has begun and is not over: told with its age, and never taken for something that is done."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from mlxtrace import live, output
+from mlxtrace.counters import Counters
+from mlxtrace.decoder import Decoder
+from mlxtrace.events import Event, Lost, Save, Summary
+from mlxtrace.intervals import Intervals
+from mlxtrace.live_output import LiveOutput
+from mlxtrace.records import Kind
+from mlxtrace.selection import EVERYTHING
+from mlxtrace.text import Text
+
+from .raw_records import CLEANUP, FINAL, INITIAL, MIDDLE, Clock, SomeEvent, Vf
+from .test_live import header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BDF = "0000:01:00.1"
+HUNG_NS = 20_000_000_000
+
+
+class Trace:
+    """The records of one VF, and what is told of them when the trace ends ``HUNG_NS`` later."""
+
+    def __init__(self, make: Callable[[Vf], None]) -> None:
+        self.out: list[bytes] = []
+        self.clock = Clock()
+        make(Vf(self.clock, BDF, 0x10, self.out))
+        self.end_ns = self.clock.now + HUNG_NS
+
+    def events(self, counters: Counters | None = None) -> list[Event]:
+        decoder = Decoder()
+        found = list(decoder.feed(b"".join(self.out)))
+        return found + list(decoder.finish(counters or Counters(), self.end_ns))
+
+    def of(self, kind: type[SomeEvent]) -> list[SomeEvent]:
+        return [event for event in self.events() if isinstance(event, kind)]
+
+    def lines(self) -> list[str]:
+        text = Text(0)
+        return [line for event in self.events() for line in text.lines(event)]
+
+    def summary(self) -> Summary:
+        (found,) = self.of(Summary)
+        return found
+
+    def picture(self, width: int = 80) -> str:
+        """What the dashboard shows at the trace's end."""
+        decoder, model = Decoder(), live.Model(0)
+        model.take(decoder.feed(b"".join(self.out)))
+        pending = list(decoder.pending(self.end_ns))
+        out = io.StringIO()
+        console = Console(file=out, width=width, color_system=None)
+        console.print(live.render(model, self.end_ns, width, (), pending))
+        return out.getvalue()
+
+
+def hangs(vf: Vf) -> None:
+    vf.go("RUNNING", "PRE_COPY")
+    vf.save(INITIAL, 8192)
+    vf.read(1, 8208)
+    vf.issue(MIDDLE, state="PRE_COPY")
+    vf.read(temporary=1)
+
+
+def test_a_save_that_hangs_is_in_flight_and_no_image() -> None:
+    trace = Trace(hangs)
+    *_, save = trace.of(Save)
+    assert (save.in_flight, save.callback_seen, save.fw_ns, save.fw_max_ns) == (
+        True,
+        False,
+        None,
+        None,
+    )
+    assert HUNG_NS <= (save.fw_min_ns or 0) < HUNG_NS + 10_000
+    found = trace.summary()
+    assert (found.saves, found.in_flight_saves, found.failed_saves) == (2, 1, 0)
+    assert (found.images, found.middle_images, found.rounds) == (1, 0, 1)
+    assert found.image_bytes == [8192]
+    assert found.incomplete_saves == 0
+    assert found.dirty_bytes_per_s is None
+    (lost,) = trace.of(Lost)
+    assert output.is_complete(lost), "the trace has all that there was to see"
+
+
+def test_its_row_has_a_lower_bound() -> None:
+    lines = Trace(hangs).lines()
+    (row,) = (line for line in lines if " SAVE  2 middle" in line)
+    assert row.endswith("0.001 >20000.001 in flight")
+    assert "saved 1 image (1 initial, 0 middle, 0 final) by 2 SAVEs, 0 failed, 1 in flight" in (
+        "\n".join(lines)
+    )
+    assert not any("fentry" in line for line in lines)
+
+
+def test_the_dashboard_shows_its_age() -> None:
+    assert "middle in flight for 20.0 s" in Trace(hangs).picture()
+    trace = Trace(hangs)
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True, color_system=None)
+    printer = LiveOutput(out, output.meta_of(header()), EVERYTHING, console)
+    decoder = Decoder()
+    printer.write(decoder.feed(b"".join(trace.out)))
+    printer.tick(trace.end_ns, decoder.pending(trace.end_ns))
+    printer.close()
+    assert "middle in flight for 20.0 s" in out.getvalue()
+
+
+def test_a_save_in_flight_is_in_no_interval() -> None:
+    trace = Trace(hangs)
+    intervals = Intervals(0, HUNG_NS * 2)
+    for event in trace.events():
+        if not isinstance(event, Summary | Lost):
+            intervals.add(event)
+    (sums,) = intervals.finish(trace.end_ns)
+    assert (sums.saves, sums.save_bytes) == (1, 8192)
+
+
+def test_what_the_reader_saw_of_it_bounds_its_time() -> None:
+    def seen(vf: Vf) -> None:
+        vf.go("RUNNING", "PRE_COPY")
+        issued = vf.issue(INITIAL)
+        vf.put(Kind.SAVE_UNSEEN, vf.work, issued, 0, 539, 16, 523, 1)
+
+    trace = Trace(seen)
+    (save,) = trace.of(Save)
+    assert (save.in_flight, save.image_bytes, save.fw_max_ns) == (False, 523, 1000)
+    assert (trace.summary().images, trace.summary().incomplete_saves) == (1, 1)
+
+
+def test_no_save_outlives_its_session() -> None:
+    """The driver waits for its SAVEs before it takes the session's file away."""
+
+    def cancelled(vf: Vf) -> None:
+        vf.go("RUNNING", "PRE_COPY")
+        vf.save(INITIAL, 8192)
+        vf.arc("PRE_COPY", "RUNNING")
+        vf.issue(CLEANUP, state="PRE_COPY")
+        vf.set_state("RUNNING")
+
+    def stopped(vf: Vf) -> None:
+        vf.go("STOP", "STOP_COPY")
+        vf.issue(FINAL, state="STOP")
+        vf.go("STOP_COPY", "STOP")
+
+    for make in (cancelled, stopped):
+        trace = Trace(make)
+        *_, save = trace.of(Save)
+        assert not save.in_flight
+        assert (save.fw_max_ns or HUNG_NS) < 10_000, "not until the trace's end"
+        assert trace.summary().incomplete_saves == 1
+
+
+def test_an_arc_that_failed_ends_no_session() -> None:
+    def fails(vf: Vf) -> None:
+        vf.go("STOP", "STOP_COPY")
+        vf.issue(FINAL, state="STOP")
+        vf.arc("STOP_COPY", "STOP")
+        vf.set_state("STOP", result=-5)
+
+    assert Trace(fails).summary().in_flight_saves == 1
