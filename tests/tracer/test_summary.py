@@ -227,6 +227,38 @@ def test_convergence_is_reading_faster_than_dirtying() -> None:
     assert "-> not converging" in text(bad)
 
 
+def test_the_verdict_is_that_of_the_last_session() -> None:
+    calm, wild = precopy(1000, read=50_000_000), precopy(50_000, read=1000)
+
+    def both(first: Callable[[Vf], None], second: Callable[[Vf], None]) -> Callable[[Vf], None]:
+        def make(vf: Vf) -> None:
+            first(vf)
+            vf.go("PRE_COPY", "RUNNING")
+            vf.clock.now += 3_600_000_000_000
+            second(vf)
+
+        return make
+
+    for first, second in ((calm, wild), (wild, calm)):
+        alone, after = summed(second), summed(both(first, second))
+        for key in ("read_bytes_per_s", "dirty_bytes_per_s", "converging"):
+            assert getattr(after, key) == getattr(alone, key), key
+        for key in ("stopped_now_bytes", "stopped_now_save_ns", "stopped_now_read_ns"):
+            assert getattr(after, key) == getattr(alone, key), key
+        assert after.rounds == 2 * alone.rounds
+
+
+def test_a_session_without_pre_copy_has_no_verdict_of_the_one_before() -> None:
+    def then_stops(vf: Vf) -> None:
+        source_migrates(vf)
+        vf.go("STOP", "STOP_COPY")
+        vf.read(1, 100)
+
+    found = summed(then_stops)
+    assert (found.dirty_bytes_per_s, found.converging) == (None, None)
+    assert found.read_bytes_per_s == 200_000_000, "100 bytes in 500 ns"
+
+
 def test_what_it_would_cost_to_stop_now() -> None:
     at_once = summed(precopy(1000, read=50_000))
     later = summed(precopy(1000, read=50_000), later_ns=10_000_000_000)

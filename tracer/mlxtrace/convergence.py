@@ -14,21 +14,35 @@ _PRECOPY = {"PRE_COPY", "PRE_COPY_P2P"}
 
 
 class Convergence:
-    """Adds up what flows in and out of the queue of images. Only :meth:`add` changes it."""
+    """Adds up what flows in and out of the queue of images. Only :meth:`add` changes it.
+
+    Rates and times are those of the last session that saved: another guest, or another load, says
+    nothing about this one. Only rounds are counted over all of them.
+    """
 
     def __init__(self) -> None:
         self._in_precopy = False
         self._rounds = 0
+        self._session = 0
+        self._begin()
+        self._sizes: tuple[int, int] | None = None
+        self._estimate: int | None = None
+        self._asked_at = 0
+        self._read_since = 0
+
+    def _enter(self, session: int) -> None:
+        """Something of ``session`` is told: what was told of those before it is over."""
+        if session > self._session:
+            self._session = session
+            self._begin()
+
+    def _begin(self) -> None:
         self._read_bytes = 0
         self._reading_ns = 0
         self._middle_bytes = 0
         self._dirtying_ns = 0
         self._dirty_from: int | None = None
         self._times: list[int] = []
-        self._sizes: tuple[int, int] | None = None
-        self._estimate: int | None = None
-        self._asked_at = 0
-        self._read_since = 0
 
     def add(self, event: Event) -> None:
         """Take one event of this VF into account."""
@@ -37,9 +51,11 @@ class Convergence:
                 before, self._in_precopy = self._in_precopy, event.new_state in _PRECOPY
                 if self._in_precopy and not before:
                     self._sizes = self._estimate = None
+                    self._enter(event.session)
             case Abort():
                 self._in_precopy = False
-            case Read(direction="read"):
+            case Read(direction="read") if event.calls:
+                self._enter(event.session)
                 self._read_bytes += event.bytes
                 # One call has no span of its own but the time that it took.
                 span = event.last_boot_ns - event.first_boot_ns
@@ -99,6 +115,10 @@ class Convergence:
         if event.kind not in ("initial", "middle"):
             return
         self._rounds += 1
+        # It comes before the end of the arc in which it is made.
+        self._enter(event.session)
+        if event.session < self._session:
+            return
         if event.fw_ns is not None:
             self._times.append(event.fw_ns)
         if event.issue_boot_ns is None:
