@@ -64,9 +64,9 @@ def damaged(path: Path, data: bytes) -> Path:
 
 
 def rows(text: str) -> list[str]:
-    """What was told of single events; a SAVE that is open at a cut is told as unseen."""
+    """What was told of single events; what is open at a cut is told as open, or in flight."""
     lines = [line for line in text.splitlines() if '"callback_seen":false' not in line]
-    return [line for line in lines if json.loads(line)["type"] not in ("summary", "lost")]
+    return [line for line in lines if json.loads(line)["type"] not in ("open", "summary", "lost")]
 
 
 @ANY

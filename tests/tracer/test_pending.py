@@ -6,12 +6,13 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import pytest
 from rich.console import Console
 
 from mlxtrace import live, output
-from mlxtrace.counters import Counters
+from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.decoder import Decoder
-from mlxtrace.events import Event, Lost, Save, Summary
+from mlxtrace.events import Event, Lost, Open, Save, State, Summary
 from mlxtrace.intervals import Intervals
 from mlxtrace.live_output import LiveOutput
 from mlxtrace.records import Kind
@@ -103,7 +104,7 @@ def test_its_row_has_a_lower_bound() -> None:
 
 
 def test_the_dashboard_shows_its_age() -> None:
-    assert "middle in flight for 20.0 s" in Trace(hangs).picture()
+    assert "in flight SAVE 2 middle for 20.0 s" in Trace(hangs).picture()
     trace = Trace(hangs)
     out = io.StringIO()
     console = Console(file=out, width=80, force_terminal=True, color_system=None)
@@ -112,7 +113,7 @@ def test_the_dashboard_shows_its_age() -> None:
     printer.write(decoder.feed(b"".join(trace.out)))
     printer.tick(trace.end_ns, decoder.pending(trace.end_ns))
     printer.close()
-    assert "middle in flight for 20.0 s" in out.getvalue()
+    assert "in flight SAVE 2 middle for 20.0 s" in out.getvalue()
 
 
 def test_a_save_in_flight_is_in_no_interval() -> None:
@@ -168,3 +169,43 @@ def test_an_arc_that_failed_ends_no_session() -> None:
         vf.set_state("STOP", result=-5)
 
     assert Trace(fails).summary().in_flight_saves == 1
+
+
+def stop_hangs(vf: Vf) -> None:
+    vf.go("RUNNING", "PRE_COPY")
+    vf.save(INITIAL, 8192)
+    vf.arc("PRE_COPY", "STOP_COPY")
+
+
+def test_an_arc_that_hangs_has_a_row() -> None:
+    trace = Trace(stop_hangs)
+    (open_,) = trace.of(Open)
+    assert (open_.call, open_.what) == ("state", "PRE_COPY -> STOP_COPY")
+    assert (open_.open_ns, open_.boot_ns) == (HUNG_NS, trace.end_ns)
+    assert (open_.pid, open_.tid, open_.session) == (8123, 8124, 1)
+    (row,) = (line for line in trace.lines() if "PRE_COPY -> STOP_COPY" in line)
+    assert row.endswith(" STATE PRE_COPY -> STOP_COPY       qemu-kvm/8123    >20000.000 in flight")
+    found = trace.summary()
+    assert (found.open_calls, found.unseen_arcs, found.failed_arcs) == (1, 0, 0)
+    assert "  in flight 1 call had not returned at the end" in trace.lines()
+
+
+def test_the_dashboard_shows_where_it_goes() -> None:
+    text = Trace(stop_hangs).picture()
+    assert "in flight PRE_COPY -> STOP_COPY for 20.0 s, by qemu-kvm/8123" in text
+
+
+def test_a_vf_of_which_nothing_else_is_known_has_a_panel() -> None:
+    assert f"{BDF}  state unknown" in Trace(lambda vf: vf.arc("RUNNING", "PRE_COPY")).picture()
+
+
+@pytest.mark.parametrize(("still_open", "kind"), [(1, Open), (0, State)])
+def test_the_table_of_calls_tells_whether_a_set_state_had_returned(
+    still_open: int, kind: type[Event]
+) -> None:
+    counters = Counters(probes={"set-state": ProbeCounts(2, 1, still_open)})
+    trace = Trace(stop_hangs)
+    *_, last = (e for e in trace.events(counters) if isinstance(e, State | Open))
+    assert isinstance(last, kind)
+    if isinstance(last, State):
+        assert (last.errno, last.duration_ns, last.duration_max_ns) == (None, None, HUNG_NS)

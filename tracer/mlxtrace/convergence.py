@@ -47,7 +47,7 @@ class Convergence:
     def add(self, event: Event) -> None:
         """Take one event of this VF into account."""
         match event:
-            case State() if not event.errno:
+            case State() if event.is_walked:
                 before, self._in_precopy = self._in_precopy, event.new_state in _PRECOPY
                 if self._in_precopy and not before:
                     self._sizes = self._estimate = None

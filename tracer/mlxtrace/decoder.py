@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 UNNAMED = None
 """Name of a device that is not known yet, or whose name was lost on the way."""
+_SET_STATE = ("set-state", "device-ioctl")
+"""The probes on it: mlx5's, and that for any driver."""
 
 
 class Decoder:
@@ -56,6 +58,11 @@ class Decoder:
         }
 
     @property
+    def unseen_arcs(self) -> int:
+        """Arcs whose end was not seen so far."""
+        return sum(vf.totals.unseen_arcs for vf in self._by_name.values())
+
+    @property
     def incomplete_saves(self) -> int:
         """SAVEs without a callback so far."""
         return sum(vf.totals.incomplete_saves for vf in self._by_name.values())
@@ -86,8 +93,9 @@ class Decoder:
         ``boot_ns`` is when tracing ended; the last record's time if None.
         """
         end = self._last_ns if boot_ns is None else boot_ns
+        returned = counters is not None and _all_returned(counters)
         for vf in self._by_name.values():
-            for event in vf.finish(end):
+            for event in vf.finish(end, returned=returned):
                 vf.totals.add(event)
                 yield event
         for name, vf in self._by_name.items():
@@ -101,6 +109,7 @@ class Decoder:
             missed_returns=counters.missed_returns if counters else None,
             skipped=counters.skipped if counters else None,
             incomplete_saves=self.incomplete_saves,
+            unseen_arcs=self.unseen_arcs,
             untracked=counters.untracked if counters else None,
             at_end=True,
         )
@@ -123,3 +132,9 @@ class Decoder:
 
     def _named(self, name: str | None) -> VfSession:
         return self._by_name.setdefault(name, VfSession(name))
+
+
+def _all_returned(counters: Counters) -> bool:
+    """Whether it is known that no SET_STATE was open at the end."""
+    counts = [counters.probes[name] for name in _SET_STATE if name in counters.probes]
+    return bool(counts) and not any(each.open for each in counts)

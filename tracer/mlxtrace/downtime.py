@@ -67,7 +67,7 @@ class Downtime:
             case Load() if not event.status and not event.errno:
                 self._loaded_at = event.boot_ns
                 self._final_load_ns = event.fw_ns
-            case State() if not event.errno:
+            case State() if event.is_walked:
                 self._state(event)
             case Abort():
                 self._forget()

@@ -57,9 +57,31 @@ class State(Event):
     new_state: str
     asked_state: str
     start_boot_ns: int
-    duration_ns: int
-    errno: int
+    duration_ns: int | None
+    duration_max_ns: int | None = None
+    errno: int | None
     error: str
+    pid: int
+    tid: int
+    comm: str
+
+    @property
+    def is_walked(self) -> bool:
+        """Whether it is known that it led where it was to lead."""
+        return self.errno == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open(Event):
+    """A call that had not returned when tracing ended."""
+
+    type: ClassVar[str] = "open"
+
+    session: int
+    call: str
+    what: str
+    start_boot_ns: int
+    open_ns: int
     pid: int
     tid: int
     comm: str
@@ -320,6 +342,7 @@ class Lost(Event):
     missed_returns: int | None = None
     skipped: int | None = None
     incomplete_saves: int | None = None
+    unseen_arcs: int | None = None
     untracked: int | None = None
     at_end: bool = False
 
@@ -393,6 +416,8 @@ class Summary(Event):
     missed_returns: int | None
     skipped: int | None
     incomplete_saves: int
+    unseen_arcs: int
+    open_calls: int
     save_fw_p99_ns: int | None
     wait_p50_ns: int | None
     wait_p99_ns: int | None

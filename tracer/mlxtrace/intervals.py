@@ -119,7 +119,7 @@ class Intervals:
         else:
             sums.add(event)
         if isinstance(event, State):
-            self._states[event.bdf] = event.old_state if event.errno else event.new_state
+            self._states[event.bdf] = event.new_state if event.is_walked else event.old_state
         return over
 
     def until(self, boot_ns: int) -> list[Interval]:

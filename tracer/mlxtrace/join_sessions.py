@@ -138,7 +138,7 @@ def collect(events: Iterable[Event]) -> Host:
         if event.bdf is None:
             continue
         match event:
-            case State() if not event.errno:
+            case State() if event.is_walked:
                 host.arcs.setdefault(event.bdf, []).append(event)
             case Read():
                 parts = stream(event, event.direction).parts

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlxtrace import summary_text
-from mlxtrace.events import Event, Load, Lost, Read, Save, State, Summary
+from mlxtrace.events import Event, Load, Lost, Open, Read, Save, State, Summary
 from mlxtrace.flowing import Ahead, Flowing
 from mlxtrace.selection import is_failure
 from mlxtrace.totals import Totals
@@ -72,7 +72,7 @@ class View:
         self.session = max(self.session, getattr(event, "session", 0))
         match event:
             case State():
-                self.state = event.old_state if event.errno else event.new_state
+                self.state = event.new_state if event.is_walked else event.old_state
                 self.since_ns = event.boot_ns
                 self.who = f"{event.comm}/{event.pid}"
                 self.totals.sessions = max(self.totals.sessions, event.session)
@@ -183,8 +183,12 @@ def _figures(view: View, summary: Summary, pending: Sequence[Event], now_ns: int
         table.add_row("state", f"{view.state} for {seconds:.1f} s, session {view.session}")
         table.add_row("by", view.who)
     for event in pending:
-        if isinstance(event, Save) and event.fw_min_ns is not None:
-            table.add_row("SAVE", f"{event.kind} in flight for {event.fw_min_ns / 1e9:.1f} s")
+        if isinstance(event, Open):
+            since = f"{event.open_ns / 1e9:.1f} s"
+            table.add_row("in flight", f"{event.what} for {since}, by {event.comm}/{event.pid}")
+        elif isinstance(event, Save) and event.fw_min_ns is not None:
+            since = f"{event.fw_min_ns / 1e9:.1f} s"
+            table.add_row("in flight", f"SAVE {event.image or '-'} {event.kind} for {since}")
     if summary.saves or summary.read_calls or view.ahead.of("read")[0]:
         _add_source(table, view, summary, now_ns)
     if summary.loads or summary.write_calls or view.ahead.of("write")[0]:

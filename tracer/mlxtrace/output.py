@@ -122,6 +122,7 @@ def is_complete(closing: Lost) -> bool:
             closing.missed_returns,
             closing.skipped,
             closing.incomplete_saves,
+            closing.unseen_arcs,
             closing.untracked,
         )
     )

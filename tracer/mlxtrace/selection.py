@@ -25,6 +25,7 @@ _DURATIONS = (
     "fw_ns",
     "fw_max_ns",
     "fw_min_ns",
+    "open_ns",
 )
 _PRECOPY = {"PRE_COPY", "PRE_COPY_P2P"}
 _BACK = {"RUNNING", "RUNNING_P2P"}

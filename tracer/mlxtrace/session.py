@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace import mailbox
+from mlxtrace.arcs import Arcs
 from mlxtrace.buffers import Buffers
 from mlxtrace.datapath import DataPath
 from mlxtrace.endings import Ending, Endings
-from mlxtrace.events import Abort, Command, Estimate, Event, Ioctl, Load, Save, State
+from mlxtrace.events import Abort, Command, Estimate, Event, Ioctl, Load, Open, Save, State
 from mlxtrace.headers import Headers
 from mlxtrace.mailbox import Opcode, errno_name, state_name, status_name
 from mlxtrace.records import FLAG_UNREADABLE, Raw
@@ -34,16 +35,8 @@ _STARTS = {
     ("STOP", "STOP_COPY"),
     ("STOP", "RESUMING"),
 }
-_SAVING = ("PRE_COPY", "PRE_COPY_P2P", "STOP_COPY")
-_UNKNOWN = "?"
-
-
-@dataclass(slots=True)
-class _Arc:
-    old: str
-    new: str
-    asked: str
-    began: Raw
+_PRECOPY = ("PRE_COPY", "PRE_COPY_P2P")
+_SAVING = (*_PRECOPY, "STOP_COPY")
 
 
 @dataclass(slots=True)
@@ -69,8 +62,7 @@ class VfSession:
         self.bdf = bdf
         self.totals = Totals()
         self._session = 0
-        self._state = _UNKNOWN
-        self._arc: _Arc | None = None
+        self._arcs = Arcs()
         self._images = 0
         self._loads = 0
         self._query_bytes: int | None = None
@@ -82,44 +74,29 @@ class VfSession:
 
     def step(self, raw: Raw) -> Iterator[Event]:
         """The state machine goes on: the arc before is over, the next one begins."""
-        old, asked, new, call_start = raw.value[:4]
+        old, _, new, call_ns = raw.value[:4]
         self._buffers.old()
-        if self._arc is not None:
-            yield from self._arc_done(raw, call_start, 0)
-        self._state = state_name(old)
+        yield from self._walked(self._arcs.step(raw))
         if raw.result:
             return
-        self._arc = _Arc(state_name(old), state_name(new), state_name(asked), raw)
-        if (self._arc.old, self._arc.new) in _STARTS:
-            yield from self._saves_over(call_start)
+        if (state_name(old), state_name(new)) in _STARTS:
+            yield from self._saves_over(call_ns)
             self._session += 1
             self.totals.sessions += 1
             self._images = self._loads = 0
             self._endings.begin()
             self.data.begin(self._session)
+        self._arcs.begin(raw, self._who(raw))
 
     def set_state(self, raw: Raw) -> Iterator[Event]:
         """A SET_STATE returned."""
-        asked, start = raw.value[:2]
         self.totals.state_changes += 1
         self.totals.failed_state_changes += raw.result != 0
         self._buffers.old()
-        if self._arc is not None:
-            yield from self._arc_done(raw, raw.boot_ns, -raw.result)
-            return
-        new = state_name(asked)
-        yield State(
-            **self._who(raw),
-            old_state=self._state,
-            new_state=new,
-            asked_state=new,
-            start_boot_ns=start,
-            duration_ns=raw.boot_ns - start,
-            errno=-raw.result,
-            error=errno_name(-raw.result),
-        )
-        if not raw.result:
-            self._state = new
+        yield from self._walked(self._arcs.set_state(raw, self._who(raw)))
+        # Nothing of these is missing.
+        self.totals.unseen_arcs -= self._arcs.belated
+        self._arcs.belated = 0
 
     def ioctl(self, raw: Raw) -> Iterator[Event]:
         """A call of the pre-copy ioctl returned."""
@@ -158,7 +135,7 @@ class VfSession:
             raw,
             direction,
             in_flight=bool(self._issued),
-            in_precopy=self._state in ("PRE_COPY", "PRE_COPY_P2P") and self._arc is None,
+            in_precopy=self._arcs.state in _PRECOPY and not self._arcs.walks,
         )
 
     def flowing(self, raw: Raw) -> Iterator[Event]:
@@ -281,12 +258,16 @@ class VfSession:
 
     def pending(self, boot_ns: int) -> Iterator[Event]:
         """What has begun and, as far as was seen, is not over at ``boot_ns``."""
-        for issue in self._issued.values():
-            yield self._unseen(issue, boot_ns, None, in_flight=True)
+        yield from self._arcs.pending(boot_ns)
+        yield from self._in_flight(boot_ns)
 
-    def finish(self, boot_ns: int) -> Iterator[Event]:
-        """Tracing ended at ``boot_ns``: what is still open."""
-        yield from self.pending(boot_ns)
+    def finish(self, boot_ns: int, *, returned: bool = False) -> Iterator[Event]:
+        """Tracing ended at ``boot_ns``: what is still open.
+
+        ``returned``: all SET_STATEs had returned, whether it was seen or not.
+        """
+        yield from self._walked(self._arcs.finish(boot_ns, returned=returned))
+        yield from self._in_flight(boot_ns)
         self._issued.clear()
 
     def _aborted(self, ending: Ending | None) -> Iterator[Event]:
@@ -296,29 +277,18 @@ class VfSession:
             **self._who(ending.raw),
             cause=ending.cause,
             direction=ending.direction,
-            state=ending.state or self._state,
+            state=ending.state or self._arcs.state,
             stack=ending.stack,
         )
-        if ending.cause == "reset" and self._arc is None:
-            self._state = "RUNNING"
+        if ending.cause == "reset":
+            self._arcs.reset()
 
-    def _arc_done(self, raw: Raw, at: int, errno: int) -> Iterator[Event]:
-        arc = self._arc
-        assert arc is not None
-        self._arc = None
-        self._state = arc.old if errno else arc.new
-        if self._state not in _SAVING:
-            yield from self._saves_over(at)
-        yield State(
-            **{**self._who(raw), "boot_ns": at},
-            old_state=arc.old,
-            new_state=arc.new,
-            asked_state=arc.asked,
-            start_boot_ns=arc.began.boot_ns,
-            duration_ns=at - arc.began.boot_ns,
-            errno=errno,
-            error=errno_name(errno),
-        )
+    def _walked(self, arcs: Iterator[State | Open]) -> Iterator[Event]:
+        """Arcs that are over, and before each what is over with it."""
+        for arc in arcs:
+            if isinstance(arc, State) and arc.is_walked and arc.new_state not in _SAVING:
+                yield from self._saves_over(arc.boot_ns)
+            yield arc
 
     def _kind(self, flags: int, state: str) -> str:
         if flags & mailbox.SET_TRACK:
@@ -326,15 +296,19 @@ class VfSession:
         if flags & mailbox.INCREMENTAL:
             return "final"
         # A cleanup that failed may be made up for on any later arc but the one to STOP_COPY.
-        if self._arc is not None:
-            return "final" if self._arc.new == "STOP_COPY" else "cleanup"
+        if self._arcs.aim is not None:
+            return "final" if self._arcs.aim == "STOP_COPY" else "cleanup"
         return "cleanup" if state in ("RUNNING", "RUNNING_P2P", "PRE_COPY") else "final"
 
     def _saves_over(self, boot_ns: int) -> Iterator[Event]:
         """The session's file is gone, and the driver waits for its SAVEs before that."""
+        over = [work for work, issue in self._issued.items() if issue.raw.boot_ns <= boot_ns]
+        for work in over:
+            yield self._unseen(self._issued.pop(work), boot_ns, None)
+
+    def _in_flight(self, boot_ns: int) -> Iterator[Save]:
         for issue in self._issued.values():
-            yield self._unseen(issue, boot_ns, None)
-        self._issued.clear()
+            yield self._unseen(issue, boot_ns, None, in_flight=True)
 
     def _unseen(
         self, issue: _Issue, boot_ns: int, size: int | None, *, in_flight: bool = False

@@ -24,6 +24,15 @@ def summary(event: Summary) -> Iterator[str]:
         yield from _saving(event)
     if event.loads or event.write_calls:
         yield from _resuming(event)
+    yield from _troubles(event)
+
+
+def _troubles(event: Summary) -> Iterator[str]:
+    """What went wrong in either role; nothing if all is well."""
+    if event.open_calls:
+        yield f"  in flight {count(event.open_calls, 'call')} had not returned at the end"
+    if event.unseen_arcs:
+        yield f"  unseen    the end of {count(event.unseen_arcs, 'state change')}"
 
 
 def _saving(event: Summary) -> Iterator[str]:
@@ -171,6 +180,7 @@ def losses(event: Lost) -> Iterator[str]:
             "lost, missed and skipped are unknown: the recording has no end  "
             f"incomplete {event.incomplete_saves} (SAVE without callback)"
         )
+        yield from _unseen(event)
         return
     skipped = "-" if event.skipped is None else event.skipped
     yield (
@@ -190,5 +200,14 @@ def losses(event: Lost) -> Iterator[str]:
             "(--without)"
         )
         yield "              let the completion be seen (mlxtrace doctor says which it is here)"
+    yield from _unseen(event)
     if event.untracked:
         yield f"  {event.untracked} devices or SAVEs too many for the program's tables"
+
+
+def _unseen(event: Lost) -> Iterator[str]:
+    if event.unseen_arcs:
+        yield (
+            f"  {count(event.unseen_arcs, 'state change')} (unseen) without the return of its "
+            "SET_STATE: lost or missed; times are bounds"
+        )

@@ -22,6 +22,7 @@ from mlxtrace.events import (
     Ioctl,
     Load,
     Lost,
+    Open,
     Read,
     Save,
     State,
@@ -38,6 +39,7 @@ _COLUMNS = "{:>9} {:<12} {:<5} {:<27} {:>7} {:>8} {:>8} {}"
 _WIDE_COLUMNS = "{:>9} {:<12} {:<5} {:<44} {:>8} {}"
 _WHO_COLUMNS = 16
 
+_CALLS = {"state": "STATE"}
 _NO_DATA = {
     "idle": "no data: idle",
     "save-in-flight": "no data: SAVE in flight",
@@ -85,6 +87,8 @@ class Text:
         match event:
             case State():
                 yield self._state(event)
+            case Open():
+                yield self._open(event)
             case Save():
                 yield self._save(event)
             case Ioctl():
@@ -146,13 +150,15 @@ class Text:
     def _state(self, event: State) -> str:
         arc = f"{event.old_state} -> {event.new_state}"
         who = _who(event.comm, event.pid)
-        return self._wide(
-            event,
-            "STATE",
-            f"{arc:<27} {who}",
-            milliseconds(event.duration_ns),
-            _result(event.error),
-        )
+        took, result = milliseconds(event.duration_ns), _result(event.error)
+        if event.duration_ns is None:
+            took, result = f"<{milliseconds(event.duration_max_ns)}", "unseen"
+        return self._wide(event, "STATE", f"{arc:<27} {who}", took, result)
+
+    def _open(self, event: Open) -> str:
+        what = f"{event.what:<27} {_who(event.comm, event.pid)}"
+        took = f">{milliseconds(event.open_ns)}"
+        return self._wide(event, _CALLS[event.call], what, took, "in flight")
 
     def _save(self, event: Save) -> str:
         what = f"{event.image or '-'} {event.kind}"

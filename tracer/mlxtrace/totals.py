@@ -21,6 +21,7 @@ from mlxtrace.events import (
     Header,
     Ioctl,
     Load,
+    Open,
     Read,
     Save,
     State,
@@ -48,6 +49,8 @@ class Totals:
     failed_saves: int = 0
     in_flight_saves: int = 0
     incomplete_saves: int = 0
+    unseen_arcs: int = 0
+    open_calls: int = 0
     image_bytes: list[int | None] = field(default_factory=list)
     fw_ns: list[int] = field(default_factory=list)
     wait_ns: int = 0
@@ -140,6 +143,8 @@ class Totals:
             case Content():
                 found = self.content.setdefault(event.direction, ContentSum())
                 found.add(event.content_sum, event.samples, event.missed_samples)
+            case Open():
+                self.open_calls += 1
             case Command():
                 pass
 
@@ -212,6 +217,8 @@ class Totals:
             missed_returns=counters.missed_returns if counters else None,
             skipped=counters.skipped if counters else None,
             incomplete_saves=self.incomplete_saves,
+            unseen_arcs=self.unseen_arcs,
+            open_calls=self.open_calls,
         )
 
     def _content(self) -> dict[str, int | None]:
@@ -242,8 +249,9 @@ class Totals:
             self.gaps[event.session, event.direction] = event.gap_bytes
 
     def _state(self, event: State) -> None:
-        if event.errno:
-            self.failed_arcs += 1
+        self.unseen_arcs += event.duration_ns is None
+        if not event.is_walked:
+            self.failed_arcs += event.errno is not None
             return
         if event.new_state == "PRE_COPY" and event.old_state not in _PRECOPY:
             self._precopy_from = event.start_boot_ns

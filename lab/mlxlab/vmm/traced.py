@@ -151,9 +151,9 @@ class _Reader:
                     seen.commands[family] += event.name.startswith(family)
 
     def _state(self, event: State) -> None:
-        if event.new_state == event.asked_state or event.errno:
-            self.seen.states.append(Asked(event.asked_state, bool(event.errno)))
-        self._stopped = event.new_state == "STOP_COPY" and not event.errno
+        if event.new_state == event.asked_state or not event.is_walked:
+            self.seen.states.append(Asked(event.asked_state, not event.is_walked))
+        self._stopped = event.new_state == "STOP_COPY" and event.is_walked
 
     def _save(self, event: Save) -> None:
         seen = self.seen
