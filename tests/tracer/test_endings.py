@@ -147,7 +147,7 @@ def test_what_comes_after_starts_from_running(vf: Vf) -> None:
     assert [event.old_state for event in found if isinstance(event, State)][-1] == "RUNNING"
     (summary,) = (event for event in found if isinstance(event, Summary))
     assert summary.aborts == 1
-    assert summary.precopy_ns > 0
+    assert (summary.precopy_ns or 0) > 0
 
 
 def test_a_long_function_name_is_cut_and_rows_stay_narrow(vf: Vf) -> None:

@@ -407,8 +407,9 @@ class Summary(Event):
     written_content_samples: int | None
     content_missed_samples: int | None
     gap_bytes: int
-    precopy_ns: int
-    stopped_ns: int
+    precopy_ns: int | None
+    precopy_is_open: bool
+    stopped_ns: int | None
     dirty_bytes_per_s: int | None
     failed_arcs: int
     aborts: int

@@ -62,8 +62,9 @@ def _saving(event: Summary) -> Iterator[str]:
         yield f"  gaps      {event.gap_bytes} bytes of the stream went past the probe"
     if event.aborts:
         yield f"  aborted   {count(event.aborts, 'session')} that no SET_STATE ended"
+    so_far = " so far" if event.precopy_is_open else ""
     yield (
-        f"  pre-copy  {milliseconds(event.precopy_ns)} ms, {count(event.rounds, 'round')}, "
+        f"  pre-copy  {milliseconds(event.precopy_ns)} ms{so_far}, {count(event.rounds, 'round')}, "
         f"{event.ioctls} ioctls, {event.failed_ioctls} failed"
     )
     told = {
@@ -140,7 +141,7 @@ def _downtime(event: Summary) -> Iterator[str]:
         "read-out": event.final_read_ns,
     }
     known = [value for value in parts.values() if value is not None]
-    if known:
+    if known and event.stopped_ns is not None:
         parts["other"] = max(0, event.stopped_ns - sum(known))
     # A name and its value stay on one line.
     told = [f"{name} {milliseconds(value)}".replace(" ", "\xa0") for name, value in parts.items()]

@@ -27,13 +27,10 @@ from mlxtrace.events import (
     State,
     Summary,
 )
+from mlxtrace.spans import Spans
 
 if TYPE_CHECKING:
     from mlxtrace.counters import Counters
-
-_RUNNING = {"RUNNING", "PRE_COPY"}
-"""States in which a VF runs. An arc out of them quiesces it, or stops it where there is no P2P."""
-_PRECOPY = {"PRE_COPY", "PRE_COPY_P2P"}
 
 
 @dataclass(slots=True)
@@ -81,20 +78,18 @@ class Totals:
     load_fw_ns: int = 0
     failed_arcs: int = 0
     aborts: int = 0
-    precopy_ns: int = 0
-    stopped_ns: int = 0
     waits_ns: list[int] = field(default_factory=list)
     queues_ns: list[int] = field(default_factory=list)
     downtime: Downtime = field(default_factory=Downtime)
     convergence: Convergence = field(default_factory=Convergence)
+    spans: Spans = field(default_factory=Spans)
     content: dict[str, ContentSum] = field(default_factory=dict)
-    _precopy_from: int | None = None
-    _stopped_from: int | None = None
 
     def add(self, event: Event) -> None:
         """Take one event of this VF into account."""
         self.downtime.add(event)
         self.convergence.add(event)
+        self.spans.add(event)
         match event:
             case State():
                 self._state(event)
@@ -111,9 +106,6 @@ class Totals:
                 self.ends[event.kind] = self.ends.get(event.kind, 0) + event.calls
                 self.reasons[event.reason] = self.reasons.get(event.reason, 0) + event.calls
                 self._gap(event)
-                if event.kind == "final" and self._stopped_from is not None:
-                    self.stopped_ns += event.boot_ns - self._stopped_from
-                    self._stopped_from = None
             case Drain():
                 self.drained_images += 1
                 if event.queued_ns is not None:
@@ -136,10 +128,6 @@ class Totals:
                     self.load_bytes.append(event.image_bytes)
             case Abort():
                 self.aborts += 1
-                self._stopped_from = None
-                if self._precopy_from is not None:
-                    self.precopy_ns += event.boot_ns - self._precopy_from
-                    self._precopy_from = None
             case Content():
                 found = self.content.setdefault(event.direction, ContentSum())
                 found.add(event.content_sum, event.samples, event.missed_samples)
@@ -156,6 +144,7 @@ class Totals:
             **spread("queued", self.queues_ns),
             **self.convergence.to_json(boot_ns),
             **self.downtime.to_json(),
+            **self.spans.to_json(boot_ns),
             **self._content(),
         }
         return Summary(
@@ -209,8 +198,6 @@ class Totals:
             mkeys=self.mkeys,
             mkey_ns=self.mkey_ns,
             gap_bytes=sum(abs(gap) for gap in self.gaps.values()),
-            precopy_ns=self.precopy_ns,
-            stopped_ns=self.stopped_ns,
             failed_arcs=self.failed_arcs,
             aborts=self.aborts,
             lost_records=counters.lost_records if counters else None,
@@ -250,18 +237,7 @@ class Totals:
 
     def _state(self, event: State) -> None:
         self.unseen_arcs += event.duration_ns is None
-        if not event.is_walked:
-            self.failed_arcs += event.errno is not None
-            return
-        if event.new_state == "PRE_COPY" and event.old_state not in _PRECOPY:
-            self._precopy_from = event.start_boot_ns
-        elif event.old_state == "PRE_COPY" and self._precopy_from is not None:
-            self.precopy_ns += event.start_boot_ns - self._precopy_from
-            self._precopy_from = None
-        if event.old_state in _RUNNING and event.new_state not in _RUNNING:
-            self._stopped_from = event.start_boot_ns
-        elif event.new_state in ("RUNNING", "RUNNING_P2P", "RESUMING"):
-            self._stopped_from = None
+        self.failed_arcs += bool(event.errno)
 
     def _save(self, event: Save) -> None:
         self.saves += 1
