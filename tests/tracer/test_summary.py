@@ -297,6 +297,56 @@ def test_save_times_have_their_spread() -> None:
     assert found.save_fw_p50_ns == found.save_fw_p99_ns == found.save_fw_max_ns == 2 * STEP_NS
 
 
+def has_troubles(vf: Vf) -> None:
+    """A target whose writes fail, after one LOAD; then its stream has a gap, and it is reset."""
+    loads(vf)
+    vf.write(errors=3, errno=5)
+    vf.positions[Kind.WRITE] += 7
+    vf.write(1, 10)
+    vf.arc("RESUMING", "STOP")
+    vf.set_state("STOP", result=-5)
+    vf.taken(Kind.RESET, "RESUMING", "mlx5vf_pci_aer_reset_done+0x10", resuming=1)
+    vf.arc("RUNNING", "STOP")
+
+
+def is_a_source_too(vf: Vf) -> None:
+    has_troubles(vf)
+    vf.set_state("STOP")
+    vf.go("STOP", "STOP_COPY")
+    vf.save(FINAL, 100)
+    vf.arc("STOP_COPY", "STOP")
+
+
+@pytest.mark.parametrize("make", [has_troubles, is_a_source_too])
+def test_either_role_tells_what_went_wrong_and_once(make: Callable[[Vf], None]) -> None:
+    told = text(summed(make))
+    for said in (
+        ", 3 errors\n",
+        "  gaps      7 bytes of the stream went past the probe\n",
+        "  aborted   1 session that no SET_STATE ended\n",
+        "  failed    1 state change\n",
+        "  in flight 1 call had not returned at the end\n",
+    ):
+        assert told.count(said) == 1, said
+    assert "loaded 1 image" in told
+    assert ("saved 1 image" in told) == (make is is_a_source_too)
+
+
+def test_a_target_that_is_well_has_no_errors() -> None:
+    told = text(summed(target_loads))
+    assert "writes, 0 errors\n" in told
+    for word in ("gaps", "aborted", "failed  ", "in flight", "unseen"):
+        assert word not in told
+
+
+def test_a_target_whose_load_failed_alone_is_no_source() -> None:
+    def refuses(vf: Vf) -> None:
+        vf.go("STOP", "RESUMING")
+        vf.write(1, 10)
+
+    assert "saved" not in text(summed(refuses))
+
+
 def huge(event: Summary) -> Summary:
     """``event`` with 20 minutes for each time, and a terabyte for each size."""
     changes: dict[str, object] = {}

@@ -20,15 +20,22 @@ _WIDTH = 99
 def summary(event: Summary) -> Iterator[str]:
     """Yield the lines of one VF: as a source, as a target, or both."""
     yield ""
-    if event.saves or event.read_calls or not event.loads:
+    as_target = bool(event.loads or event.write_calls)
+    as_source = bool(event.saves or event.read_calls or not as_target)
+    if as_source:
         yield from _saving(event)
-    if event.loads or event.write_calls:
-        yield from _resuming(event)
-    yield from _troubles(event)
+    if as_target:
+        yield from _resuming(event, alone=not as_source)
 
 
 def _troubles(event: Summary) -> Iterator[str]:
     """What went wrong in either role; nothing if all is well."""
+    if event.gap_bytes:
+        yield f"  gaps      {event.gap_bytes} bytes of the stream went past the probe"
+    if event.aborts:
+        yield f"  aborted   {count(event.aborts, 'session')} that no SET_STATE ended"
+    if event.failed_arcs:
+        yield f"  failed    {count(event.failed_arcs, 'state change')}"
     if event.open_calls:
         yield f"  in flight {count(event.open_calls, 'call')} had not returned at the end"
     if event.unseen_arcs:
@@ -58,10 +65,7 @@ def _saving(event: Summary) -> Iterator[str]:
             f"{event.temporary_ends_fallback} fallback, {event.temporary_ends_unasked} nobody asked"
         )
     yield from _content(event, event.read_content_sum, event.read_content_samples)
-    if event.gap_bytes:
-        yield f"  gaps      {event.gap_bytes} bytes of the stream went past the probe"
-    if event.aborts:
-        yield f"  aborted   {count(event.aborts, 'session')} that no SET_STATE ended"
+    yield from _troubles(event)
     so_far = " so far" if event.precopy_is_open else ""
     yield (
         f"  pre-copy  {milliseconds(event.precopy_ns)} ms{so_far}, {count(event.rounds, 'round')}, "
@@ -156,13 +160,18 @@ def _downtime(event: Summary) -> Iterator[str]:
         yield line.replace("\xa0", " ")
 
 
-def _resuming(event: Summary) -> Iterator[str]:
+def _resuming(event: Summary, *, alone: bool) -> Iterator[str]:
+    """As a target; ``alone``: what concerns both roles was not told of it as a source."""
     yield (
         f"{event.bdf} loaded {count(len(event.load_bytes), 'image')} "
         f"by {event.loads} LOADs, {event.failed_loads} failed"
     )
-    yield f"  stream    {event.written_bytes} bytes in {event.write_calls} writes"
+    # They are counted for both roles together.
+    errors = f", {event.stream_errors} errors" if alone else ""
+    yield f"  stream    {event.written_bytes} bytes in {event.write_calls} writes{errors}"
     yield from _content(event, event.written_content_sum, event.written_content_samples)
+    if alone:
+        yield from _troubles(event)
     yield (
         f"  LOAD      firmware {milliseconds(event.load_fw_ns)} ms in all, "
         f"the last one {milliseconds(event.final_load_ns)} ms"
