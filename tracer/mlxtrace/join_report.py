@@ -10,7 +10,7 @@ from mlxtrace import join, output
 from mlxtrace.content import STEP_BYTES
 from mlxtrace.recording import UnreadableError
 from mlxtrace.replay import Replay
-from mlxtrace.units import size
+from mlxtrace.units import fold, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +53,11 @@ def report(
 
 def text(downtime: Downtime) -> Iterator[str]:
     """Yield the lines for people, under 100 columns."""
+    for line in _lines(downtime):
+        yield from fold(line, 16)
+
+
+def _lines(downtime: Downtime) -> Iterator[str]:
     images = f"{downtime.images} image{'' if downtime.images == 1 else 's'}"
     source = f"{downtime.bdf} on {downtime.host[:24]}"
     yield f"{source} -> {downtime.target_bdf} on {downtime.target_host[:24]}"

@@ -7,19 +7,22 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from mlxtrace.content import STEP_BYTES
-from mlxtrace.units import count, milliseconds, rate, size
+from mlxtrace.units import COLUMNS, count, fold, milliseconds, rate, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlxtrace.events import Lost, Summary
 
-_WIDTH = 99
-
 
 def summary(event: Summary) -> Iterator[str]:
     """Yield the lines of one VF: as a source, as a target, or both."""
     yield ""
+    for line in _roles(event):
+        yield from fold(line)
+
+
+def _roles(event: Summary) -> Iterator[str]:
     as_target = bool(event.loads or event.write_calls)
     as_source = bool(event.saves or event.read_calls or not as_target)
     if as_source:
@@ -152,7 +155,7 @@ def _downtime(event: Summary) -> Iterator[str]:
     indent = " " * 12
     for line in textwrap.wrap(
         ", ".join(told),
-        _WIDTH,
+        COLUMNS,
         initial_indent=indent,
         subsequent_indent=indent,
         break_on_hyphens=False,
@@ -185,6 +188,11 @@ def _resuming(event: Summary, *, alone: bool) -> Iterator[str]:
 def losses(event: Lost) -> Iterator[str]:
     """Yield the loss line, zeros included, and below it what to do about each loss."""
     yield ""
+    for line in _losses(event):
+        yield from fold(line)
+
+
+def _losses(event: Lost) -> Iterator[str]:
     if event.lost_records is None:
         yield (
             "lost, missed and skipped are unknown: the recording has no end  "

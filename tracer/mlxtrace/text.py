@@ -29,14 +29,18 @@ from mlxtrace.events import (
     Summary,
 )
 from mlxtrace.intervals import Interval
-from mlxtrace.units import count, milliseconds, size
+from mlxtrace.units import COLUMNS, count, milliseconds, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_COLUMNS = "{:>9} {:<12} {:<5} {:<27} {:>7} {:>8} {:>8} {}"
+_COLUMNS = "{:>9} {:<12} {:<5} {:<{}} {:>7} {:>8} {:>8} {}"
+_WHAT_COLUMNS = 27
 # WHAT, SIZE and WAIT in one.
-_WIDE_COLUMNS = "{:>9} {:<12} {:<5} {:<44} {:>8} {}"
+_WIDE_COLUMNS = "{:>9} {:<12} {:<5} {:<{}} {:>8} {}"
+_WIDE_WHAT_COLUMNS = 44
+_NAME_COLUMNS = 16
+"""Of a PCI address with the longest domain; what is longer is a UUID."""
 _WHO_COLUMNS = 16
 
 _CALLS = {"state": "STATE"}
@@ -50,9 +54,18 @@ _NO_DATA = {
 
 def header() -> str:
     """Return the line with the columns' names and units."""
-    return _COLUMNS.format(
-        "TIME(s)", "VF", "EVENT", "WHAT", "SIZE", "WAIT(ms)", "TOOK(ms)", "RESULT"
-    )
+    names = ("SIZE", "WAIT(ms)", "TOOK(ms)", "RESULT")
+    return _COLUMNS.format("TIME(s)", "VF", "EVENT", "WHAT", _WHAT_COLUMNS, *names)
+
+
+def short_name(bdf: str | None) -> str:
+    """Return a VF's name for its column; of a UUID, its begin and end: ``83b8f4f2~001``.
+
+    Its summary has all of it.
+    """
+    if bdf is None:
+        return "-"
+    return f"{bdf[:8]}~{bdf[-3:]}" if len(bdf) > _NAME_COLUMNS else bdf
 
 
 @functools.lru_cache(4096)
@@ -135,14 +148,26 @@ class Text:
         took: str = "",
         result: str = "",
     ) -> str:
-        return _COLUMNS.format(
-            self._time(event), event.bdf or "-", name, what, amount, wait, took, result
-        ).rstrip()
+        rest = (amount, wait, took, result)
+        return self._fitted(_COLUMNS, event, name, what, _WHAT_COLUMNS, rest)
 
     def _wide(self, event: Event, name: str, what: str, took: str, result: str) -> str:
-        return _WIDE_COLUMNS.format(
-            self._time(event), event.bdf or "-", name, what, took, result
-        ).rstrip()
+        return self._fitted(_WIDE_COLUMNS, event, name, what, _WIDE_WHAT_COLUMNS, (took, result))
+
+    def _fitted(
+        self, columns: str, event: Event, name: str, what: str, width: int, rest: tuple[str, ...]
+    ) -> str:
+        """Return a row; WHAT gives way if other columns need more room than they have."""
+        first = (self._time(event), short_name(event.bdf), name)
+        row = columns.format(*first, what, width, *rest).rstrip()
+        if len(row) <= COLUMNS:
+            return row
+        width = max(width, len(what)) - (len(row) - COLUMNS)
+        if len(what) > width:
+            what = " ".join(what.split())
+        if len(what) > width:
+            what = f"{what[: width - 1]}~"
+        return columns.format(*first, what, width, *rest).rstrip()
 
     def _time(self, event: Event) -> str:
         return f"{(event.boot_ns - self._start_ns) / 1e9:.6f}"
@@ -194,7 +219,8 @@ class Text:
         """
         start_ns = self._start_ns
         # One format for all of them, in the columns of every row, takes a fifth of the time.
-        row = _COLUMNS.format("", bdf or "-", direction.upper(), "{}", "", "", "", "")
+        name = short_name(bdf)
+        row = _COLUMNS.format("", name, direction.upper(), "{}", _WHAT_COLUMNS, "", "", "", "")
         before = row[: row.index("{}")].lstrip().replace("%", "%%")
         line = f"%9.6f {before}%s%8.3f ok"
         return [
@@ -260,10 +286,11 @@ class Text:
         what = f"{event.name} {event.op_mod}".strip()
         if event.name == "QUERY":
             what += " incremental" if event.incremental else " full"
-        if event.syndrome:
-            what += f" syndrome {event.syndrome:#x}"
         amount = "" if event.query_bytes is None else size(event.query_bytes)
         result = _firmware(event.status, event.status_name, event.error)
+        if event.syndrome:
+            what += f" syndrome {event.syndrome:#x}"
+            return self._wide(event, "CMD", what, milliseconds(event.fw_ns), result)
         return self._row(event, "CMD", what, amount, "", milliseconds(event.fw_ns), result)
 
     def _interval(self, event: Interval) -> str:

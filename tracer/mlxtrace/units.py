@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import textwrap
+
+COLUMNS = 99
+"""Columns that a line for people may have."""
+
 
 def size(count: int | None) -> str:
     """Return bytes in at most six characters, by powers of 1024: ``61.2M``; ``-`` for None."""
@@ -31,6 +36,19 @@ def milliseconds(duration_ns: int | None) -> str:
 def count(number: int, noun: str) -> str:
     """Return ``1 image`` or ``3 images``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def fold(line: str, indent: int = 12) -> list[str]:
+    """Return ``line`` as lines of at most ``COLUMNS``; those after the first are indented."""
+    if len(line) <= COLUMNS:
+        return [line]
+    return textwrap.wrap(
+        line,
+        COLUMNS,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def one_line(text: str) -> str:
