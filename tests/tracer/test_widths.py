@@ -157,6 +157,12 @@ def test_a_soak_has_a_summary_of_the_usual_width() -> None:
     assert "-> not converging: it is dirtied faster than it is read" in joined
 
 
+def test_the_end_of_a_cut_recording_is_one_line() -> None:
+    lost = Lost(bdf=None, boot_ns=0, lost_records=None, incomplete_saves=123, at_end=True)
+    (_, line) = Text(0).lines(lost)
+    assert len(line) < 100
+
+
 def test_losses_fold() -> None:
     lines = list(Text(0).lines(worst(Lost)))
     assert max(map(len, lines)) < 100

@@ -195,7 +195,7 @@ def losses(event: Lost) -> Iterator[str]:
 def _losses(event: Lost) -> Iterator[str]:
     if event.lost_records is None:
         yield (
-            "lost, missed and skipped are unknown: the recording has no end  "
+            "lost, missed, skipped unknown: the recording has no end  "
             f"incomplete {event.incomplete_saves} (SAVE without callback)"
         )
         yield from _unseen(event)
