@@ -4,22 +4,33 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
-from mlxtrace import live, output
+from mlxtrace import live, output, records
+from mlxtrace.calls import Calls
+from mlxtrace.catalogue import NUMBERS
 from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.decoder import Decoder
 from mlxtrace.events import Event, Lost, Open, Save, State, Summary
+from mlxtrace.flows import Flows
 from mlxtrace.intervals import Intervals
 from mlxtrace.live_output import LiveOutput
+from mlxtrace.mailbox import STATES, Opcode
+from mlxtrace.opencalls import Call, open_calls
 from mlxtrace.records import Kind
 from mlxtrace.selection import EVERYTHING
 from mlxtrace.text import Text
 
 from .raw_records import CLEANUP, FINAL, INITIAL, MIDDLE, Clock, SomeEvent, Vf
+from .test_fentry import Table
+from .test_flows import VDEV, device, flow
+from .test_flows import tables as flow_tables
 from .test_live import header
 
 if TYPE_CHECKING:
@@ -209,3 +220,84 @@ def test_the_table_of_calls_tells_whether_a_set_state_had_returned(
     assert isinstance(last, kind)
     if isinstance(last, State):
         assert (last.errno, last.duration_ns, last.duration_max_ns) == (None, None, HUNG_NS)
+
+
+def open_record(vf: Vf, call: Call, word: int = 0, tid: int = 99) -> None:
+    """A call hangs, which began 5 s ago."""
+    began_ns = vf.clock.now
+    vf.clock.now += 5_000_000_000
+    vf.put(Kind.OPEN_CALL, call, began_ns, word, tid=tid)
+
+
+COMMANDS = (
+    (Opcode.SUSPEND_VHCA, 1, "command", "SUSPEND RESPONDER", " CMD  "),
+    (Opcode.LOAD_VHCA_STATE, 0, "load", "LOAD", " LOAD "),
+)
+
+
+@pytest.mark.parametrize(("opcode", "op_mod", "call", "what", "row"), COMMANDS)
+def test_a_command_that_hangs(opcode: int, op_mod: int, call: str, what: str, row: str) -> None:
+    trace = Trace(lambda vf: open_record(vf, Call.COMMAND, opcode << 16 | op_mod))
+    (open_,) = trace.of(Open)
+    assert (open_.call, open_.what, open_.tid) == (call, what, 99)
+    assert open_.open_ns == 5_000_001_000
+    (line,) = (line for line in trace.lines() if row in line)
+    assert line.endswith(">5000.001 in flight")
+    assert trace.summary().open_calls == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "word", "what"),
+    [
+        (Call.IOCTL, 0, "GET_PRECOPY_INFO"),
+        (Call.ESTIMATE, 0, "MIG_DATA_SIZE"),
+        (Call.STATE, STATES.index("STOP_COPY"), "SET_STATE STOP_COPY"),
+    ],
+)
+def test_an_ioctl_that_hangs(call: Call, word: int, what: str) -> None:
+    (open_,) = Trace(lambda vf: open_record(vf, call, word)).of(Open)
+    assert open_.what == what
+
+
+def test_a_set_state_that_hangs_in_an_arc_is_told_once() -> None:
+    def both(vf: Vf) -> None:
+        stop_hangs(vf)
+        open_record(vf, Call.STATE, STATES.index("STOP_COPY"), tid=8124)
+        # This one waits for it.
+        open_record(vf, Call.STATE, STATES.index("STOP"), tid=99)
+
+    assert [e.what for e in Trace(both).of(Open)] == ["SET_STATE STOP", "PRE_COPY -> STOP_COPY"]
+
+
+def table_entry(number: int, *value: int) -> tuple[int, SimpleNamespace]:
+    values = (*value, *(0,) * (5 - len(value)))
+    entry = SimpleNamespace(key=0, start_ns=7, vdev=VDEV, value=values)
+    return os.getpid() << 8 | number, entry
+
+
+def test_the_reader_of_the_ring_tells_of_open_calls() -> None:
+    entries = dict(
+        (
+            table_entry(NUMBERS["set-state"], 3),
+            table_entry(NUMBERS["precopy-ioctl"], 0x3B79),
+            table_entry(NUMBERS["data-size"]),
+            table_entry(NUMBERS["cmd-exec"], Opcode.LOAD_VHCA_STATE << 16),
+            table_entry(NUMBERS["device-ioctl"], 2, 0, 4),
+            table_entry(NUMBERS["mkey"]),
+        )
+    )
+    tables = {"calls": Table(entries), "stream_calls": Table({}), "crowded_calls": Table({})}
+    flows = Flows(*flow_tables(device(flow(), flow())))
+    made = [records.unpack(each) for each in open_calls(Calls(tables), flows, 5)]
+    assert [raw.kind for raw in made] == [Kind.DEVICE, *[Kind.OPEN_CALL] * 5], "named once"
+    assert [raw.value[:3] for raw in made[1:]] == [
+        (Call.STATE, 7, 3),
+        (Call.IOCTL, 7, 0x3B79),
+        (Call.ESTIMATE, 7, 0),
+        (Call.COMMAND, 7, Opcode.LOAD_VHCA_STATE << 16),
+        (Call.STATE, 7, 4),
+    ]
+    assert {(raw.pid, raw.tid) for raw in made[1:]} == {(os.getpid(), os.getpid())}
+    comm = Path("/proc/self/comm").read_text().strip()
+    assert {raw.command_name for raw in made[1:]} == {comm}
+    assert list(open_calls(Calls(tables), flows, 8)) == [], "they began before the trace"

@@ -70,6 +70,10 @@ class Arcs:
         """Where the arc leads that is not over; None without one."""
         return self._arc.new if self._arc else None
 
+    def walks_in(self, tid: int) -> bool:
+        """Whether the arc that is not over is of the SET_STATE of this thread."""
+        return self._arc is not None and self._arc.began.tid == tid
+
     def step(self, raw: Raw) -> Iterator[State]:
         """An arc begins: how the one before ended."""
         old, asked, _, call_ns = raw.value[:4]
@@ -105,7 +109,7 @@ class Arcs:
             return
         if arc is not None:
             yield _unseen(arc)
-        elif self._arc is not None and self._arc.began.tid == raw.tid:
+        elif self._arc is not None and self.walks_in(raw.tid):
             arc, self._arc = self._arc, None
             yield from self._tell_late()
             if arc.asked == asked:

@@ -50,6 +50,15 @@ class Calls:
             counts.open += _is_open(key.value, call, since_ns)
         return found
 
+    def open(self, since_ns: int) -> Iterator[tuple[int, int, Any]]:
+        """Yield thread, number of the probe and entry of each open call but reads and writes.
+
+        ``since_ns``: but for what began before.
+        """
+        for key, call in self._others.items():
+            if _is_open(key.value, call, since_ns):
+                yield key.value >> 8, key.value & 0xFF, call
+
     def forget_threads(self) -> None:
         """Take threads that are gone out of the hash, which has an end; what they did is kept."""
         for key, call in self._crowded.items():

@@ -24,6 +24,7 @@ from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.fentry import Fentry, RefusedError
 from mlxtrace.flows import Flows, own_record
 from mlxtrace.kprobe import Attacher, Attachment, is_absent
+from mlxtrace.opencalls import open_calls
 from mlxtrace.probetable import ATTACHED, ProbeState
 
 if TYPE_CHECKING:
@@ -198,7 +199,8 @@ class Capture:
         result = self._count()
         self._detach()
         self._bpf.ring_buffer_consume()
-        self._chunks.extend(self._require_flows().rest())
+        flows, calls = self._require_flows(), self._require_calls()
+        self._chunks.extend((*flows.rest(), *open_calls(calls, flows, self._armed_ns)))
         self.by_time = False
         return self.poll(0), result
 

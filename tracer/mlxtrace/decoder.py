@@ -52,6 +52,7 @@ class Decoder:
             Kind.HISTOGRAM: VfSession.histogram,
             Kind.CONTENT: VfSession.content,
             Kind.FLOWING: VfSession.flowing,
+            Kind.OPEN_CALL: VfSession.open_call,
             Kind.FRAME: VfSession.frame,
             Kind.RESET: VfSession.reset,
             Kind.SESSION_END: VfSession.session_end,

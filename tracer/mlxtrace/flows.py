@@ -143,6 +143,14 @@ class Flows:
                 yield own_record(kind, key.value, value, result=errno, flags=FLAG_POSITION)
             yield from self._changed(key.value, device)
 
+    def introduce(self, vdev: int) -> Iterator[bytes]:
+        """Yield the record of the name of the device at ``vdev``, if none was made yet."""
+        try:
+            place = self._places[self._places.Key(vdev)]
+        except KeyError:
+            return
+        yield from self._name(vdev, self._devices[place])
+
     def _is_named(self, vdev: int, device: Any) -> bool:
         """Whether the last name in the records is of the tenant that the table has."""
         return bool(self._tenants.get(vdev, device.tenant) == device.tenant)

@@ -102,6 +102,9 @@ class Kind(enum.IntEnum):
     FLOWING = 24
     """Made by the reader of the ring while data flows, totals: direction (0 read, 1 write), calls,
     bytes. READ and WRITE count the same again."""
+    OPEN_CALL = 25
+    """Made by the reader of the ring at the end: a number of opencalls.Call, start, and of a
+    SET_STATE the asked state, of a command opcode << 16 | op_mod; it had not returned."""
 
 
 class Raw(NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxtrace import mailbox
+from mlxtrace import mailbox, opencalls
 from mlxtrace.arcs import Arcs
 from mlxtrace.buffers import Buffers
 from mlxtrace.datapath import DataPath
@@ -239,6 +239,22 @@ class VfSession:
             incremental=bool(flags & mailbox.INCREMENTAL),
             query_bytes=query if is_query else None,
             remaining_bytes=remaining if is_query else None,
+        )
+
+    def open_call(self, raw: Raw) -> Iterator[Event]:
+        """A call had not returned when tracing ended."""
+        kind, start_ns, word = raw.value[:3]
+        names = opencalls.describe(kind, word)
+        # The arc of a SET_STATE is told at the end.
+        if names is None or (kind == opencalls.Call.STATE and self._arcs.walks_in(raw.tid)):
+            return
+        call, what = names
+        yield Open(
+            **self._who(raw),
+            call=call,
+            what=what,
+            start_boot_ns=start_ns,
+            open_ns=max(0, raw.boot_ns - start_ns),
         )
 
     def frame(self, raw: Raw) -> Iterator[Event]:

@@ -43,7 +43,7 @@ _NAME_COLUMNS = 16
 """Of a PCI address with the longest domain; what is longer is a UUID."""
 _WHO_COLUMNS = 16
 
-_CALLS = {"state": "STATE"}
+_CALLS = {"state": "STATE", "ioctl": "INFO", "estimate": "SIZE", "command": "CMD", "load": "LOAD"}
 _NO_DATA = {
     "idle": "no data: idle",
     "save-in-flight": "no data: SAVE in flight",
