@@ -4,6 +4,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# No test asserts a time: an example is slow where the machine has other work.
+settings.register_profile("mlxtrace", deadline=None)
+settings.load_profile("mlxtrace")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

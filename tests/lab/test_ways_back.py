@@ -38,7 +38,6 @@ SAID = {
         "read, away": "ENODEV",
         "running, away": "ENOTCONN",
         "state, away": "STOP",
-        "running": "ok",
     },
     "final_image": {
         "read": "ENODEV",

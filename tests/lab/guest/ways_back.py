@@ -87,8 +87,8 @@ def stop_copy(vf: Device) -> dict[str, str]:
     told = {"read, away": answer(lambda: read_all(stream))}
     told["running, away"] = answer(lambda: vf.set_state(State.RUNNING))
     told["state, away"] = vf.state().name
+    # The VF that is given back is a new one, which runs: only a reset tells its driver.
     give_back()
-    told["running"] = answer(lambda: vf.set_state(State.RUNNING))
     return told
 
 
