@@ -206,6 +206,12 @@ def test_the_dashboard_shows_where_it_goes() -> None:
     assert "in flight PRE_COPY -> STOP_COPY for 20.0 s, by qemu-kvm/8123" in text
 
 
+def test_a_task_with_brackets_in_its_name_does_no_harm() -> None:
+    trace = Trace(stop_hangs)
+    trace.out[-1] = trace.out[-1].replace(b"qemu-kvm", b"[/b]mine")
+    assert "for 20.0 s, by [/b]mine/8123" in trace.picture()
+
+
 def test_a_vf_of_which_nothing_else_is_known_has_a_panel() -> None:
     assert f"{BDF}  state unknown" in Trace(lambda vf: vf.arc("RUNNING", "PRE_COPY")).picture()
 

@@ -185,7 +185,9 @@ def _figures(view: View, summary: Summary, pending: Sequence[Event], now_ns: int
     for event in pending:
         if isinstance(event, Open):
             since = f"{event.open_ns / 1e9:.1f} s"
-            table.add_row("in flight", f"{event.what} for {since}, by {event.comm}/{event.pid}")
+            # A task may call itself anything, and rich takes brackets in a string for its markup.
+            told = Text(f"{event.what} for {since}, by {event.comm}/{event.pid}")
+            table.add_row("in flight", told)
         elif isinstance(event, Save) and event.fw_min_ns is not None:
             since = f"{event.fw_min_ns / 1e9:.1f} s"
             table.add_row("in flight", f"SAVE {event.image or '-'} {event.kind} for {since}")
