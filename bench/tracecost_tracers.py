@@ -200,6 +200,6 @@ def same_probes() -> str:
     for probe in PROBES:
         places = [s for s in probe.symbols if not host.why_absent(s, probe.module)]
         if places:
-            sides = ("kprobe", "kretprobe") if probe.returns else ("kprobe",)
+            sides = ("kretprobe" if at_return else "kprobe" for at_return in probe.sides)
             handlers += [f"{side}:{places[0]} {{ @calls[probe] = count(); }}" for side in sides]
     return "\n".join([*handlers, _ATTACHED])

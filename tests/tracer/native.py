@@ -223,16 +223,35 @@ class Vf:
         self.native.call("leave_next_state")
         self.native.call("leave_set_state", result=file.address | KERNEL if file else 0)
 
-    def save(self, file: Memory, size: int, flags: int = 0) -> None:
-        """A SAVE from its issue until its image, with a header, is in the stream."""
-        migf = self.migf(file)
-        work = migf.address + MLX5["OFF_MIGF_WORK"]
+    def save(self, file: Memory, size: int, flags: int = 0, *, late: bool = True) -> None:
+        """A SAVE from its issue until its image, with a header, is in the stream.
+
+        Unless it is ``late``, it completes on another CPU before its issue has returned.
+        """
+        self.issue(file, flags)
+        if late:
+            self.issued()
+        self.complete(file, size)
+        if not late:
+            self.issued()
+
+    def issue(self, file: Memory, flags: int = 0, opcode: int = Opcode.SAVE_VHCA_STATE) -> None:
+        """A SAVE, or another command with a callback, is on its way to mlx5_core."""
         mailbox, stack = Memory(), Memory()
-        mailbox.fill(struct.pack(">HxxxxxxBxH", Opcode.SAVE_VHCA_STATE, flags, self.vhca))
-        stack[8] = work
+        mailbox.fill(struct.pack(">HxxxxxxBxH", opcode, flags, self.vhca))
+        stack[8] = self.migf(file).address + MLX5["OFF_MIGF_WORK"]
         self.native.call("enter_cmd_exec_cb", 0, mailbox.address, stack=stack.address)
+
+    def issued(self, result: int = 0) -> None:
+        """mlx5_core has taken the command, or refuses it."""
+        self.native.call("leave_save_refused", result=result)
+
+    def complete(self, file: Memory, size: int) -> None:
+        """The callback of a SAVE runs, and puts an image with a header into the stream."""
+        migf = self.migf(file)
         self._out.fill(struct.pack(">8xI", size))
         migf[MLX5["OFF_MIGF_WORK"] + MLX5["OFF_WORK_OUT"]] = self._out.address
+        work = migf.address + MLX5["OFF_MIGF_WORK"]
         self.native.call("enter_save_callback", 0, work)
         migf[MLX5["OFF_MIGF_POSITION"]] += size + 16
 

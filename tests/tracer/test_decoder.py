@@ -14,7 +14,7 @@ from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.decoder import Decoder
 from mlxtrace.events import Command, End, Event, Ioctl, Load, Lost, Read, Save, State, Summary
 from mlxtrace.mailbox import Opcode
-from mlxtrace.records import FLAG_UNREADABLE, Kind, Raw
+from mlxtrace.records import FLAG_REFUSED, FLAG_UNREADABLE, Kind, Raw
 from mlxtrace.text import Text
 
 from .raw_records import (
@@ -197,6 +197,46 @@ def test_a_failed_save_keeps_the_firmwares_words(trace: Trace) -> None:
     assert (second.status, second.error) == (0, "ETIMEDOUT")
     assert summary(events, SOURCE).failed_saves == 2
     assert summary(events, SOURCE).images == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("RUNNING", "PRE_COPY"),
+        ("RUNNING_P2P", "PRE_COPY_P2P"),
+        ("STOP", "STOP_COPY"),
+        ("STOP", "RESUMING"),
+    ],
+)
+def test_a_session_begins_with_no_save_in_flight(trace: Trace, old: str, new: str) -> None:
+    vf = trace.source
+    vf.go("RUNNING", "PRE_COPY")
+    issued = vf.issue(INITIAL)
+    vf.work += 64
+    begun = vf.issue(FINAL)
+    vf.go(old, new)
+    vf.read(0, 0, temporary=1)
+    events = trace.events()
+    assert [(s.session, s.kind, s.callback_seen) for s in saves(events)] == [
+        (1, "initial", False),
+        (1, "final", False),
+    ]
+    assert saves(events)[0].fw_max_ns == begun - issued
+    assert [e.reason for e in events if isinstance(e, End)] == ["nobody-asked"]
+    assert summary(events, SOURCE).incomplete_saves == 2
+
+
+def test_a_refused_save_has_an_errno_and_nothing_of_the_firmware(trace: Trace) -> None:
+    vf = trace.source
+    issued = vf.issue(INITIAL)
+    vf.put(Kind.SAVE_DONE, vf.work, issued, result=-errno.EBUSY, flags=FLAG_REFUSED)
+    events = trace.events()
+    (save,) = saves(events)
+    assert (save.errno, save.error, save.image_bytes) == (errno.EBUSY, "EBUSY", None)
+    assert (save.status, save.status_name, save.fw_ns) == (None, "", None)
+    assert summary(events, SOURCE).failed_saves == 1
+    (line,) = Text(0).lines(save)
+    assert line.split()[-2:] == ["-", "EBUSY"]
 
 
 def test_kinds_of_saves_by_what_the_vf_does(trace: Trace) -> None:
@@ -385,7 +425,7 @@ RAWS = st.builds(
     pid=st.just(1),
     tid=st.integers(1, 2),
     kind=st.sampled_from([*map(int, Kind), 0xFFFF]),
-    flags=st.integers(0, 31),
+    flags=st.integers(0, 63),
     result=st.integers(-(1 << 31), (1 << 31) - 1),
     comm=st.just(b"\xff"),
     value=st.tuples(*[VALUES] * records.VALUE_COUNT),

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mlxtrace.content import STEP_BYTES
-from mlxtrace.events import Buffer, Drain, Estimate, Save, State, Summary
+from mlxtrace.events import Buffer, Drain, End, Estimate, Save, State, Summary
+from mlxtrace.mailbox import Opcode
 
 from .native import BUFFERS, CORE, KERNEL, MLX5, CoreVf, Memory, Native, Vf
-from .raw_records import INITIAL
+from .raw_records import INITIAL, MIDDLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,6 +126,68 @@ def test_the_queue_of_a_session_before_its_first_read(mlx5: Native) -> None:
     vf.save(file, 100 - 16)
     queues = [(save.queued_images, save.queued_bytes) for save in mlx5.events(Save)]
     assert queues == [(0, 0), (0, 0), (1, 3000), (2, 2500), (1, 200)]
+
+
+def ends(native: Native) -> list[tuple[str, int]]:
+    return [(end.reason, end.calls) for end in native.events(End) if end.kind == "temporary"]
+
+
+def test_a_save_that_is_refused_at_once(mlx5: Native) -> None:
+    vf = Vf(mlx5, ONE)
+    file = vf.file()
+    vf.go("RUNNING", "PRE_COPY", file)
+    vf.save(file, 1000, INITIAL)
+    vf.issue(file, MIDDLE)
+    vf.issued(-errno.EAGAIN)
+    mlx5.read(file, 1016)
+    mlx5.read(file, NO_DATA)
+    _, save = mlx5.events(Save)
+    assert (save.kind, save.errno, save.error) == ("middle", errno.EAGAIN, "EAGAIN")
+    assert (save.status, save.syndrome, save.fw_ns, save.callback_seen) == (None, None, None, True)
+    assert (save.queued_images, save.queued_bytes) == (1, 1016)
+    assert ends(mlx5) == [("nobody-asked", 1)]
+    found = summaries(mlx5)[ONE]
+    assert (found.saves, found.failed_saves, found.incomplete_saves) == (2, 1, 0)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_save_that_is_taken_is_told_once(mlx5: Native, late: bool) -> None:
+    """Its callback may run before its issue has returned."""
+    vf = Vf(mlx5, ONE)
+    file = vf.file()
+    vf.go("RUNNING", "PRE_COPY", file)
+    vf.save(file, 1000, INITIAL, late=late)
+    vf.save(file, 500, MIDDLE, late=late)
+    mlx5.read(file, 1016)
+    mlx5.read(file, 516)
+    assert [(save.image_bytes, save.errno) for save in mlx5.events(Save)] == [(1000, 0), (500, 0)]
+    assert [drain.end_bytes for drain in mlx5.events(Drain)] == [1016, 1532]
+
+
+def test_the_return_of_another_command_is_not_the_saves(mlx5: Native) -> None:
+    vf = Vf(mlx5, ONE)
+    file = vf.file()
+    vf.go("RUNNING", "PRE_COPY", file)
+    vf.issue(file, INITIAL)
+    # Its return was missed.
+    vf.issue(file, opcode=Opcode.QUERY_VHCA_MIGRATION_STATE)
+    vf.issued(-errno.EIO)
+    vf.complete(file, 1000)
+    assert [(save.image_bytes, save.errno) for save in mlx5.events(Save)] == [(1000, 0)]
+
+
+def test_a_save_whose_end_was_lost_is_not_in_flight_for_ever(mlx5: Native) -> None:
+    vf = Vf(mlx5, ONE)
+    file = vf.file()
+    vf.go("RUNNING", "PRE_COPY", file)
+    vf.issue(file, INITIAL)
+    mlx5.read(file, NO_DATA)
+    vf.go("PRE_COPY", "RUNNING")
+    migrate(vf, 1000, 1000)
+    first, second = mlx5.events(Save)
+    assert (first.session, first.callback_seen, first.image_bytes) == (1, False, None)
+    assert (second.session, second.image_bytes) == (2, 984)
+    assert ends(mlx5) == [("save-in-flight", 1), ("nobody-asked", 1)]
 
 
 @pytest.mark.parametrize("in_pages", [False, True])

@@ -268,8 +268,8 @@ class Capture:
         attacher = self._require_attacher()
         done: list[Attachment] = []
         try:
-            for number, descriptor in enumerate(programs):
-                done.append(attacher.attach(descriptor, symbol, at_return=number == 1))
+            for descriptor, at_return in zip(programs, probe.sides, strict=True):
+                done.append(attacher.attach(descriptor, symbol, at_return=at_return))
         except OSError as error:
             for attachment in done:
                 attacher.detach(attachment)
@@ -291,7 +291,7 @@ class Capture:
         for number, descriptor in enumerate(descriptors):
             name = probe.fentry_programs[number]
             try:
-                link = self._fentry.attach(descriptor, name, at_return=number == 1)
+                link = self._fentry.attach(descriptor, name, at_return=probe.sides[number])
             except RefusedError:
                 for rest in descriptors[number:]:
                     os.close(rest)
@@ -373,7 +373,7 @@ def _load_for_fentry(bpf: Any, fentry: Fentry, probe: Probe) -> list[int]:
     for number, name in enumerate(probe.fentry_programs):
         code = bpf.dump_func(name.encode())
         try:
-            descriptors.append(fentry.load(name, code, probe, at_return=number == 1))
+            descriptors.append(fentry.load(name, code, probe, at_return=probe.sides[number]))
         except RefusedError:
             for descriptor in descriptors:
                 os.close(descriptor)

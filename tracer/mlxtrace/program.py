@@ -116,6 +116,7 @@ def _constants(layouts: Layouts) -> list[tuple[str, int]]:
         ("FLAG_UNREADABLE", records.FLAG_UNREADABLE),
         ("FLAG_ORDERED", records.FLAG_ORDERED),
         ("FLAG_UNREAD", records.FLAG_UNREAD),
+        ("FLAG_REFUSED", records.FLAG_REFUSED),
         ("FLAG_POSITION", records.FLAG_POSITION),
         ("OPCODE_FIRST", Opcode.SUSPEND_VHCA),
         ("OPCODE_QUERY", Opcode.QUERY_VHCA_MIGRATION_STATE),

@@ -35,6 +35,8 @@ FLAG_LAST = 8
 """The last HISTOGRAM record of one histogram."""
 FLAG_UNREAD = 16
 """The HEADER is not within one write, and those after it are not followed."""
+FLAG_REFUSED = 32
+"""The SAVE_DONE is of a command that was never sent: no callback comes."""
 
 BUCKETS = 32
 """Powers of two that a histogram counts; what is larger is in the last."""
@@ -64,7 +66,7 @@ class Kind(enum.IntEnum):
     buffer (0: unknown)."""
     SAVE_DONE = 8
     """work, issue, status, syndrome, actual image size, next required size, images and bytes
-    before it that were not read yet."""
+    before it that were not read yet; result: errno of its delivery."""
     SAVE_UNSEEN = 9
     """work, issue, stream end then and now, buffer's start and length, whether it has one."""
     COMMAND = 10

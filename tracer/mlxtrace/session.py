@@ -19,7 +19,7 @@ from mlxtrace.endings import Ending, Endings
 from mlxtrace.events import Abort, Command, Estimate, Event, Ioctl, Load, Open, Save, State
 from mlxtrace.headers import Headers
 from mlxtrace.mailbox import Opcode, errno_name, state_name, status_name
-from mlxtrace.records import FLAG_UNREADABLE, Raw
+from mlxtrace.records import FLAG_REFUSED, FLAG_UNREADABLE, Raw
 from mlxtrace.totals import Totals
 from mlxuapi import vfio as uapi
 
@@ -179,25 +179,27 @@ class VfSession:
         self._query_bytes = None
 
     def save_done(self, raw: Raw) -> Iterator[Event]:
-        """The callback of a SAVE runs."""
+        """The callback of a SAVE runs, or it was refused and has none."""
         work, issue_ns, status, syndrome, size, _, images, unread = raw.value[:8]
         issue = self._issued.pop(work, None)
         began = issue.raw.boot_ns if issue else issue_ns or None
         # For a status of the firmware the driver gets EREMOTEIO, which says less.
         errno = -raw.result if raw.result and not status else 0
         failed = bool(status or errno)
+        # The firmware has never seen it, and so has neither a status nor a time.
+        refused = bool(raw.flags & FLAG_REFUSED)
         save = Save(
             **self._issue_keys(issue, raw),
             image_bytes=None if failed else size,
             queued_images=images,
             queued_bytes=unread,
             issue_boot_ns=began,
-            fw_ns=raw.boot_ns - began if began else None,
+            fw_ns=raw.boot_ns - began if began and not refused else None,
             fw_max_ns=None,
             callback_seen=True,
-            status=status,
-            status_name=status_name(status),
-            syndrome=syndrome,
+            status=None if refused else status,
+            status_name="" if refused else status_name(status),
+            syndrome=None if refused else syndrome,
             errno=errno,
             error=errno_name(errno),
         )
