@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import pty
@@ -22,6 +23,7 @@ from mlxtrace.catalogue import PROBES
 from mlxtrace.cli import group
 from mlxtrace.counters import Counters
 from mlxtrace.decoder import Decoder
+from mlxtrace.events import State
 from mlxtrace.live_output import LiveOutput
 from mlxtrace.probetable import ATTACHED, ProbeState
 from mlxtrace.selection import EVERYTHING, Selection
@@ -115,6 +117,19 @@ def test_failures_and_losses_are_seen() -> None:
     assert "1 states" in text
     assert "last failures" in text
     assert "a failure" in text
+
+
+@pytest.mark.parametrize("name", ["[/x]", "q[/]", "[red]q", "[link=x]"])
+def test_a_name_is_no_markup(name: str) -> None:
+    """Of a process, which chooses its own, and of a device."""
+    seen: list[Event] = []
+    for event in events(in_precopy):
+        if isinstance(event, State):
+            event = dataclasses.replace(event, comm=name)
+        seen.append(dataclasses.replace(event, bdf=name))
+    text = picture(seen, 80)
+    assert f"{name}/8123" in text
+    assert f"{name}  PRE_COPY" in text
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:

@@ -170,7 +170,8 @@ def _panel(name: str, view: View, pending: Sequence[Event], now_ns: int, width: 
         body.add_row(figures, histogram)
     else:
         body = Group(figures, histogram)
-    title = f"{name}  [{_COLORS.get(view.state, 'white')}]{view.state or 'state unknown'}[/]"
+    state = (view.state or "state unknown", _COLORS.get(view.state, "white"))
+    title = Text.assemble(f"{name}  ", state)
     return Panel(body, title=title, title_align="left")
 
 
@@ -181,11 +182,11 @@ def _figures(view: View, summary: Summary, pending: Sequence[Event], now_ns: int
     if view.state:
         seconds = max(0, now_ns - view.since_ns) / 1e9
         table.add_row("state", f"{view.state} for {seconds:.1f} s, session {view.session}")
-        table.add_row("by", view.who)
+        # A task may call itself anything, and rich takes brackets in a string for its markup.
+        table.add_row("by", Text(view.who))
     for event in pending:
         if isinstance(event, Open):
             since = f"{event.open_ns / 1e9:.1f} s"
-            # A task may call itself anything, and rich takes brackets in a string for its markup.
             told = Text(f"{event.what} for {since}, by {event.comm}/{event.pid}")
             table.add_row("in flight", told)
         elif isinstance(event, Save) and event.fw_min_ns is not None:
