@@ -70,6 +70,14 @@ __attribute__((constructor)) static void arm(void)
 	control_leaves[0].armed_ns = 1;
 }
 """
+_UNOWNED = """
+u64 native_unowned(u32 process)
+{
+	u64 *found = unowned.lookup(&process);
+
+	return found ? *found : 0;
+}
+"""
 _SAMPLES = """
 u64 native_samples(int direction)
 {
@@ -106,24 +114,34 @@ class Memory:
 
 
 class Native:
-    """The program, loaded anew and armed.
+    """The program, loaded anew.
 
     Args:
         folder: where to compile it.
         offsets: of the layouts; those of :data:`CORE` make it the one for any driver.
         content: whether it looks at the streams' bytes.
+        armed: whether the trace has begun; before, its probes are there but tell of nothing.
+        without: names of probes that are left out.
     """
 
-    def __init__(self, folder: Path, offsets: dict[str, int], *, content: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        offsets: dict[str, int],
+        *,
+        content: bool = False,
+        armed: bool = True,
+        without: tuple[str, ...] = (),
+    ) -> None:
         generic = "OFF_VDEV" not in offsets
-        probes = catalogue.GENERIC if generic else catalogue.PROBES
+        probes = catalogue.select(without, generic=generic)
         text = program.render(
             probes, Layouts("a test", offsets, generic), content=content, machine="x86_64"
         )
         source, header = folder / "program.c", folder / "uapi/linux/ptrace.h"
         header.parent.mkdir(parents=True)
         header.write_text(HEADER.read_text())
-        source.write_text(text + _ARM + _SAMPLES * content)
+        source.write_text(text + _ARM * armed + _UNOWNED + _SAMPLES * content)
         library = folder / "program.so"
         subprocess.run(
             ["gcc", "-w", "-shared", "-fPIC", f"-I{folder}", source, "-o", library], check=True
@@ -156,6 +174,10 @@ class Native:
     def samples(self, direction: int) -> int:
         """How many bytes of the first device's streams were looked at: 0 of reads, 1 of writes."""
         return int(self._library.native_samples(direction))
+
+    def unowned(self, process: int) -> int:
+        """How many calls on files that nobody is known to own ``process`` has made."""
+        return int(self._library.native_unowned(process))
 
     def read(self, file: Memory, result: int) -> None:
         """A read() of the data file ``file`` returns ``result``."""

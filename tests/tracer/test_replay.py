@@ -38,6 +38,7 @@ counts = st.builds(
     Counters,
     lost_records=st.integers(0, 2),
     untracked=st.integers(0, 2),
+    unowned=st.none() | st.dictionaries(st.integers(1, 3), st.integers(0, 5)),
     probes=st.dictionaries(
         st.sampled_from([probe.name for probe in PROBES]),
         st.builds(

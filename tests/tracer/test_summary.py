@@ -373,7 +373,7 @@ def lost(**values: int | None) -> list[str]:
     known: dict[str, int | None] = dict.fromkeys(
         ("lost_records", "missed_returns", "skipped", "incomplete_saves", "untracked"), 0
     )
-    event = Lost(bdf=None, boot_ns=0, at_end=True, **{**known, **values})
+    event = Lost(bdf=None, boot_ns=0, at_end=True, unowned_calls={}, **{**known, **values})
     return list(summary_text.losses(event))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 @dataclass(slots=True)
@@ -78,6 +78,15 @@ class Calls:
                 yield call.key, call
         for key, call in self._crowded.items():
             yield key.value, call
+
+
+def unowned(table: Any, processes: Collection[int] | None) -> dict[int, int]:
+    """Return the number of calls on data files that nobody is known to own, by PID.
+
+    ``table`` is bcc's of that name; with ``processes`` only theirs.
+    """
+    found = {key.value: int(calls.value) for key, calls in table.items()}
+    return {pid: n for pid, n in found.items() if processes is None or pid in processes}
 
 
 def _is_alive(key: int) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from genbindings.errors import Error
 from mlxtrace import bccerrors, bccheaders, counters, host, program, records
-from mlxtrace.calls import CallCounts, Calls
+from mlxtrace.calls import CallCounts, Calls, unowned
 from mlxtrace.catalogue import DRIVERS, NUMBERS, Probe
 from mlxtrace.counters import Counters, ProbeCounts
 from mlxtrace.fentry import Fentry, RefusedError
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _QUIET_TRIES = 20
 # What a session may end with.
 _MAY_END = (records.Kind.SET_STATE, records.Kind.SESSION_END)
+# What is made by the process that a VF belongs to, not by whoever was interrupted.
+_ASKED = (records.Kind.STEP, records.Kind.SET_STATE, records.Kind.IOCTL, records.Kind.DATA_SIZE)
 
 
 def load_bcc() -> ModuleType:
@@ -133,6 +135,7 @@ class Capture:
         self._flows: Flows | None = None
         self._calls: Calls | None = None
         self._chunks: list[bytes] = []
+        self._processes: set[int] = set()
         self._lost = 0
         self._armed_ns = 0
         self.by_time = False
@@ -218,6 +221,8 @@ class Capture:
             self._chunks.extend(self._frames(records.unpack(chunk)))
             return 0
         self._chunks.append(chunk)
+        if kind in _ASKED:
+            self._processes.add(records.process_of(chunk))
         if kind in _MAY_END:
             self._chunks.extend(self._require_flows().after(records.unpack(chunk)))
             self._require_calls().forget_threads()
@@ -323,7 +328,10 @@ class Capture:
             after = [self._counter(index) for index in range(counters.COUNT)]
             if before == after and made == calls.counts(self._armed_ns):
                 break
-        result = Counters(after[counters.LOST], after[counters.UNTRACKED])
+        # Whose file nobody knows may be of a VF that was not asked for, but hardly if its process
+        # has nothing to do with one that was.
+        theirs = unowned(self._bpf["unowned"], self._processes if self._devices else None)
+        result = Counters(after[counters.LOST], after[counters.UNTRACKED], theirs)
         attacher = self._require_attacher()
         for name, attachments in self._attached.items():
             slot = counters.FIRST_PROBE + 2 * NUMBERS[name]

@@ -35,16 +35,19 @@ class ProbeCounts:
 
 @dataclass(slots=True)
 class Counters:
-    """The losses of a trace, in the four ways that one can happen.
+    """The losses of a trace, in the ways that one can happen.
 
     Attributes:
         lost_records: the ring was full.
         untracked: a map of the program was full.
+        unowned: calls on data files whose VF is not known, by PID; None in a recording from before
+            they were counted.
         probes: counts by the name of the probe.
     """
 
     lost_records: int = 0
     untracked: int = 0
+    unowned: dict[int, int] | None = field(default_factory=dict)
     probes: dict[str, ProbeCounts] = field(default_factory=dict)
 
     @property
@@ -71,6 +74,7 @@ class Counters:
         return {
             "lost_records": self.lost_records,
             "untracked": self.untracked,
+            "unowned": self.unowned,
             "probes": {
                 name: {
                     "entries": c.entries,
@@ -98,8 +102,14 @@ class Counters:
         return cls(
             lost_records=_check(data.get("lost_records", 0)),
             untracked=_check(data.get("untracked", 0)),
+            unowned=_by_process(data.get("unowned")),
             probes=probes,
         )
+
+
+def _by_process(data: dict[str, Any] | None) -> dict[int, int] | None:
+    # A key of JSON is a text.
+    return None if data is None else {int(pid): _check(n) for pid, n in data.items()}
 
 
 def _check(number: object) -> int:

@@ -112,6 +112,7 @@ class Decoder:
             incomplete_saves=self.incomplete_saves,
             unseen_arcs=self.unseen_arcs,
             untracked=counters.untracked if counters else None,
+            unowned_calls=counters.unowned if counters else None,
             at_end=True,
         )
 

@@ -334,7 +334,10 @@ class Abort(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(Event):
-    """Losses: during the trace those of the ring so far, at its end all of them."""
+    """Losses: during the trace those of the ring so far, at its end all of them.
+
+    ``unowned_calls`` is by PID.
+    """
 
     type: ClassVar[str] = "lost"
 
@@ -344,6 +347,7 @@ class Lost(Event):
     incomplete_saves: int | None = None
     unseen_arcs: int | None = None
     untracked: int | None = None
+    unowned_calls: dict[int, int] | None = None
     at_end: bool = False
 
 

@@ -62,6 +62,7 @@ class LiveOutput:
             if isinstance(event, Summary) or (isinstance(event, Lost) and event.at_end):
                 self.close()
                 if isinstance(event, Lost):
+                    event = self._filter.closing(event)
                     self.complete = is_complete(event)
                 print(*self._text.lines(event), sep="\n", file=self._stream, flush=True)
             else:

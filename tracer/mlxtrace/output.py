@@ -67,6 +67,7 @@ class Output:
                 lines += event.lines
                 continue
             if isinstance(event, Lost) and event.at_end:
+                event = self._filter.closing(event)
                 self.complete = is_complete(event)
             for shown in self._shown(event):
                 lines.extend([jsonl.line(shown)] if self._as_json else self.text.lines(shown))
@@ -124,6 +125,7 @@ def is_complete(closing: Lost) -> bool:
             closing.incomplete_saves,
             closing.unseen_arcs,
             closing.untracked,
+            closing.unowned_calls,
         )
     )
 

@@ -123,6 +123,7 @@ def _constants(layouts: Layouts) -> list[tuple[str, int]]:
         ("OPCODE_SAVE", Opcode.SAVE_VHCA_STATE),
         ("OPCODE_LAST", Opcode.LOAD_VHCA_STATE),
         ("IOCTL_FEATURE", uapi.VFIO_DEVICE_FEATURE),
+        ("IOCTL_PRECOPY_INFO", uapi.VFIO_MIG_GET_PRECOPY_INFO),
         ("FEATURE_MASK", uapi.VFIO_DEVICE_FEATURE_MASK),
         ("FEATURE_GET", uapi.VFIO_DEVICE_FEATURE_GET),
         ("FEATURE_SET", uapi.VFIO_DEVICE_FEATURE_SET),

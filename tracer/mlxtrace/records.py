@@ -128,6 +128,7 @@ class Raw(NamedTuple):
         return _shown(self.comm.split(b"\0", 1)[0].decode(errors="replace"))
 
 
+_PROCESS_OFFSET = struct.calcsize("<QQ")
 _KIND_OFFSET = struct.calcsize("<QQII")
 
 
@@ -135,6 +136,12 @@ def kind_of(data: bytes) -> int:
     """The kind of the record in ``data``, without unpacking it."""
     kind: int = struct.unpack_from("<H", data, _KIND_OFFSET)[0]
     return kind
+
+
+def process_of(data: bytes) -> int:
+    """The PID in the record in ``data``, without unpacking it."""
+    pid: int = struct.unpack_from("<I", data, _PROCESS_OFFSET)[0]
+    return pid
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)

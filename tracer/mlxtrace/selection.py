@@ -7,7 +7,7 @@ which have no task of their own, belong to whom the VF belongs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlxtrace.events import Abort, End, Event, Lost, Meta, Read, State, Summary
@@ -90,6 +90,16 @@ class Filter:
         if theirs:
             self._theirs.add(event.bdf)
         return theirs
+
+    def closing(self, event: Lost) -> Lost:
+        """Return the closing losses without what another process than the one asked for lost.
+
+        Only calls on files whose VF is not known are counted by process.
+        """
+        pid, calls = self._selection.pid, event.unowned_calls
+        if pid is None or calls is None:
+            return event
+        return replace(event, unowned_calls={pid: calls[pid]} if pid in calls else {})
 
     def gets_row(self, event: Event) -> bool:
         """Whether ``event``, which concerns the user, is worth a row of its own."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from mlxtrace.events import Lost, Summary
 
+_MOST_PIDS = 3
+
 
 def summary(event: Summary) -> Iterator[str]:
     """Yield the lines of one VF: as a source, as a target, or both."""
@@ -221,6 +223,13 @@ def _losses(event: Lost) -> Iterator[str]:
     yield from _unseen(event)
     if event.untracked:
         yield f"  {event.untracked} devices or SAVEs too many for the program's tables"
+    if event.unowned_calls:
+        calls, pids = sum(event.unowned_calls.values()), sorted(event.unowned_calls)
+        others = f" and {len(pids) - _MOST_PIDS} more" if len(pids) > _MOST_PIDS else ""
+        named = ", ".join(map(str, pids[:_MOST_PIDS]))
+        yield f"  unowned: {count(calls, 'call')} of PID {named}{others},"
+        yield "           on data files that were open before the trace and do not say of which VF:"
+        yield "           begin the trace before the migration"
 
 
 def _unseen(event: Lost) -> Iterator[str]:
