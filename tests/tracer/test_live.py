@@ -31,7 +31,7 @@ from mlxtrace.selection import EVERYTHING, Selection
 from .raw_records import INITIAL, MIDDLE, Clock, Vf, source_migrates, target_loads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from mlxtrace.events import Event
 
@@ -47,8 +47,14 @@ def events(*make: Callable[[Vf], None]) -> list[Event]:
     return list(Decoder().feed(b"".join(out)))
 
 
-def picture(seen: list[Event], width: int, *, now_ns: int = START_NS + 50_000) -> str:
-    model = live.Model(START_NS)
+def picture(
+    seen: list[Event],
+    width: int,
+    *,
+    now_ns: int = START_NS + 50_000,
+    unknown: Collection[str] = (),
+) -> str:
+    model = live.Model(START_NS, unknown)
     model.take(seen)
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None)

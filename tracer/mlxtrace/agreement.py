@@ -90,8 +90,7 @@ def compare(client: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> l
         _clean("SAVEs that failed", source["failed_saves"]),
         _clean("LOADs that failed", target["failed_loads"]),
     ]
-    skipped = source["gap_bytes"] + target["gap_bytes"]
-    rows.append(_clean("bytes that a file skipped", skipped))
+    rows.append(_clean("bytes that a file skipped", _sum("gap_bytes", [source, target])))
     rows += _losses(events)
     equal = client.get("state_hashes_equal")
     if equal is not None:
@@ -144,7 +143,7 @@ def compare_calls(calls: Mapping[str, int], events: Sequence[Mapping[str, Any]])
     summaries = [event for event in events if event["type"] == "summary"]
     rows = []
     for kind, ours in calls.items():
-        traced = sum(summary[kind] for summary in summaries)
+        traced = _sum(kind, summaries)
         rows.append(Row(kind, ours, traced, ours == traced))
     return rows + _losses(events)
 
@@ -159,7 +158,13 @@ def _losses(events: Sequence[Mapping[str, Any]]) -> list[Row]:
     ]
 
 
-def _clean(name: str, count: int) -> Row:
+def _sum(key: str, summaries: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the sum over all VFs, None where a probe that it takes was absent."""
+    values = [summary[key] for summary in summaries]
+    return None if None in values else sum(values)
+
+
+def _clean(name: str, count: int | None) -> Row:
     return Row(name, None, count, count == 0)
 
 

@@ -108,7 +108,8 @@ PROBES: tuple[Probe, ...] = (
         ("mlx5vf_precopy_ioctl",),
         DRIVER,
         "each VFIO_MIG_GET_PRECOPY_INFO: initial and dirty bytes, latency, error",
-        "there are no ioctl rows (a driver without PRE_COPY has none)",
+        "there are no ioctl rows (a driver without PRE_COPY has none), and temporary ends are put "
+        "down to nobody asking",
         returns=True,
     ),
     Probe(
@@ -254,7 +255,8 @@ GENERIC: tuple[Probe, ...] = (
         ("*precopy_ioctl",),
         DRIVERS,
         "each VFIO_MIG_GET_PRECOPY_INFO: initial and dirty bytes, latency, error",
-        "there are no ioctl rows (a driver without PRE_COPY has none)",
+        "there are no ioctl rows (a driver without PRE_COPY has none), and temporary ends are put "
+        "down to nobody asking",
         returns=True,
     ),
     Probe(
@@ -293,6 +295,11 @@ SEVENTH_ARGUMENT = {
 """How C reaches a function's 7th argument at its entry, by ``platform.machine()``."""
 
 
+def of(*, generic: bool) -> tuple[Probe, ...]:
+    """Return all probes for mlx5, or (``generic``) those for any driver of VFIO migration."""
+    return GENERIC if generic else PROBES
+
+
 def select(without: Collection[str] = (), *, generic: bool = False) -> tuple[Probe, ...]:
     """Return the probes to attach, less the optional ones named in ``without``.
 
@@ -301,7 +308,7 @@ def select(without: Collection[str] = (), *, generic: bool = False) -> tuple[Pro
     Raises:
         UsageError: ``without`` names something that is not a probe, or a required one.
     """
-    probes = GENERIC if generic else PROBES
+    probes = of(generic=generic)
     names = {probe.name: probe for probe in probes}
     for name in without:
         if name not in names:

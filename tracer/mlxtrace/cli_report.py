@@ -80,7 +80,7 @@ def command(
                 "-s prints no rows that -p, -i, -x or --min-ms could choose from",
                 "leave -s out, or choose VFs by -d",
             )
-        from mlxtrace import report
+        from mlxtrace import output, report
 
         complete = report.report(
             file,
@@ -89,5 +89,6 @@ def command(
             verbose=verbose,
             summary_only=summary_only,
             selection=selection,
+            tell=output.say,
         )
     return STRICT_STATUS if strict and not complete else 0

@@ -357,66 +357,66 @@ class Summary(Event):
 
     type: ClassVar[str] = "summary"
 
-    sessions: int
+    sessions: int | None
     state_changes: int
     failed_state_changes: int
-    resets: int
+    resets: int | None
     saves: int
     images: int
     initial_images: int
     middle_images: int
     final_images: int
     cleanup_saves: int
-    failed_saves: int
+    failed_saves: int | None
     in_flight_saves: int
     image_bytes: list[int | None]
-    read_calls: int
-    read_bytes: int
-    write_calls: int
-    written_bytes: int
-    ioctls: int
-    failed_ioctls: int
-    estimates: int
-    failed_estimates: int
-    stream_format: str
-    temporary_ends: int
-    temporary_ends_idle: int
-    temporary_ends_in_flight: int
-    temporary_ends_fallback: int
-    temporary_ends_unasked: int
-    final_ends: int
-    again_ends: int
-    stream_errors: int
+    read_calls: int | None
+    read_bytes: int | None
+    write_calls: int | None
+    written_bytes: int | None
+    ioctls: int | None
+    failed_ioctls: int | None
+    estimates: int | None
+    failed_estimates: int | None
+    stream_format: str | None
+    temporary_ends: int | None
+    temporary_ends_idle: int | None
+    temporary_ends_in_flight: int | None
+    temporary_ends_fallback: int | None
+    temporary_ends_unasked: int | None
+    final_ends: int | None
+    again_ends: int | None
+    stream_errors: int | None
     loads: int
     failed_loads: int
     load_bytes: list[int]
     load_fw_ns: int
     save_fw_p50_ns: int | None
     save_fw_max_ns: int | None
-    wait_ns: int
-    drained_images: int
-    queued_ns: int
-    drain_ns: int
-    queued_bytes_max: int
-    buffers_allocated: int
-    buffers_reused: int
-    buffers_freed: int
-    buffer_ns: int
-    held_bytes_max: int
-    mkeys: int
-    mkey_ns: int
+    wait_ns: int | None
+    drained_images: int | None
+    queued_ns: int | None
+    drain_ns: int | None
+    queued_bytes_max: int | None
+    buffers_allocated: int | None
+    buffers_reused: int | None
+    buffers_freed: int | None
+    buffer_ns: int | None
+    held_bytes_max: int | None
+    mkeys: int | None
+    mkey_ns: int | None
     read_content_sum: int | None
     read_content_samples: int | None
     written_content_sum: int | None
     written_content_samples: int | None
     content_missed_samples: int | None
-    gap_bytes: int
+    gap_bytes: int | None
     precopy_ns: int | None
     precopy_is_open: bool
     stopped_ns: int | None
     dirty_bytes_per_s: int | None
     failed_arcs: int
-    aborts: int
+    aborts: int | None
     lost_records: int | None
     missed_returns: int | None
     skipped: int | None

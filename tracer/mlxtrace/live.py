@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mlxtrace import summary_text
+from mlxtrace import summary_text, unknown
 from mlxtrace.events import Event, Load, Lost, Open, Read, Save, State, Summary
 from mlxtrace.flowing import Ahead, Flowing
 from mlxtrace.selection import is_failure
@@ -23,7 +23,7 @@ from mlxtrace.totals import Totals
 from mlxtrace.units import count, milliseconds, rate, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from rich.console import RenderableType
 
@@ -55,6 +55,7 @@ class View:
         fw_us: how many SAVEs and LOADs took 2^i to 2^(i+1) - 1 microseconds of firmware.
         moved: times and sizes of the last reads and writes.
         ahead: those of them that ``totals`` does not count yet.
+        unknown: keys of its summary that the probes do not tell.
     """
 
     totals: Totals = field(default_factory=Totals)
@@ -65,6 +66,7 @@ class View:
     fw_us: list[int] = field(default_factory=lambda: [0] * 40)
     moved: deque[tuple[int, int]] = field(default_factory=deque)
     ahead: Ahead = field(default_factory=Ahead)
+    unknown: Collection[str] = ()
 
     def add(self, event: Event) -> None:
         """Take one event of this VF into account."""
@@ -81,6 +83,10 @@ class View:
             case Save() | Load() if event.fw_ns is not None:
                 power = max(event.fw_ns // 1000, 1).bit_length() - 1
                 self.fw_us[min(power, len(self.fw_us) - 1)] += 1
+
+    def summary(self, name: str, now_ns: int) -> Summary:
+        """What adds up to now, as far as it is known."""
+        return unknown.blanked(self.totals.summary(name, now_ns, None), self.unknown)
 
     def bytes_per_s(self, now_ns: int) -> int:
         """What was read or written a second, of late."""
@@ -103,10 +109,12 @@ class Model:
 
     Args:
         start_ns: boot_ns at which tracing began.
+        unknown: keys of a summary that the probes do not tell.
     """
 
-    def __init__(self, start_ns: int) -> None:
+    def __init__(self, start_ns: int, unknown: Collection[str] = ()) -> None:
         self.start_ns = start_ns
+        self.unknown = unknown
         self.vfs: dict[str, View] = {}
         self.lost = 0
         self.failures: deque[Event] = deque(maxlen=_MOST_FAILURES)
@@ -119,7 +127,7 @@ class Model:
             if is_failure(event):
                 self.failures.append(event)
             if event.bdf is not None and not isinstance(event, Summary):
-                self.vfs.setdefault(event.bdf, View()).add(event)
+                self.vfs.setdefault(event.bdf, View(unknown=self.unknown)).add(event)
 
 
 def render(
@@ -160,7 +168,7 @@ def render(
 
 
 def _panel(name: str, view: View, pending: Sequence[Event], now_ns: int, width: int) -> Panel:
-    figures = _figures(view, view.totals.summary(name, now_ns, None), pending, now_ns)
+    figures = _figures(view, view.summary(name, now_ns), pending, now_ns)
     histogram = _histogram(view)
     body: RenderableType
     if histogram is None:
@@ -207,11 +215,9 @@ def _figures(view: View, summary: Summary, pending: Sequence[Event], now_ns: int
 def _add_source(table: Table, view: View, summary: Summary, now_ns: int) -> None:
     failed = f", {summary.failed_saves} failed" if summary.failed_saves else ""
     table.add_row("round", f"{summary.rounds}, {count(summary.saves, 'SAVE')}{failed}")
-    calls, moved = view.ahead.of("read")
     table.add_row(
         "read",
-        f"{size(summary.read_bytes + moved)} in {count(summary.read_calls + calls, 'call')}, "
-        f"now {rate(view.bytes_per_s(now_ns))}",
+        _flow(view, summary.read_bytes, summary.read_calls, "read", now_ns),
     )
     table.add_row(
         "queued",
@@ -247,14 +253,21 @@ def _add_source(table: Table, view: View, summary: Summary, now_ns: int) -> None
 def _add_target(table: Table, view: View, summary: Summary, now_ns: int) -> None:
     failed = f", {summary.failed_loads} failed" if summary.failed_loads else ""
     table.add_row("loaded", f"{count(summary.loads, 'LOAD')}{failed}")
-    calls, moved = view.ahead.of("write")
     table.add_row(
         "written",
-        f"{size(summary.written_bytes + moved)} in {count(summary.write_calls + calls, 'call')}, "
-        f"now {rate(view.bytes_per_s(now_ns))}",
+        _flow(view, summary.written_bytes, summary.write_calls, "write", now_ns),
     )
     if summary.resume_ns is not None:
         table.add_row("resumed", f"{milliseconds(summary.resume_ns)} ms after the last LOAD")
+
+
+def _flow(view: View, moved: int | None, calls: int | None, direction: str, now_ns: int) -> str:
+    """How much was read or written; what the probes do not tell is no 0."""
+    if moved is None or calls is None:
+        return "-"
+    more_calls, more = view.ahead.of(direction)
+    amount, times = size(moved + more), count(calls + more_calls, "call")
+    return f"{amount} in {times}, now {rate(view.bytes_per_s(now_ns))}"
 
 
 def _histogram(view: View) -> Table | None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from genbindings.errors import UsageError
-from mlxtrace import live
+from mlxtrace import live, unknown
 from mlxtrace.events import Event, Lost, Meta, Summary
 from mlxtrace.output import is_complete
 from mlxtrace.selection import Filter, Selection
@@ -46,7 +46,7 @@ class LiveOutput:
         self, stream: TextIO, meta: Meta, selection: Selection, console: Console | None = None
     ) -> None:
         self._stream = stream
-        self._model = live.Model(meta.boot_ns)
+        self._model = live.Model(meta.boot_ns, unknown.keys(meta.probes))
         self._text = Text(meta.boot_ns)
         self._filter = Filter(selection)
         self._console = console or Console(file=stream)
@@ -64,6 +64,8 @@ class LiveOutput:
                 if isinstance(event, Lost):
                     event = self._filter.closing(event)
                     self.complete = is_complete(event)
+                else:
+                    event = unknown.blanked(event, self._model.unknown)
                 print(*self._text.lines(event), sep="\n", file=self._stream, flush=True)
             else:
                 self._model.take([event])

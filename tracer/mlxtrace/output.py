@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genbindings import __version__
-from mlxtrace import hostclock, jsonl, text
+from mlxtrace import hostclock, jsonl, text, unknown
 from mlxtrace.events import SCHEMA, Event, Lost, Meta, Summary
 from mlxtrace.intervals import Intervals
 from mlxtrace.selection import EVERYTHING, Filter, Selection
@@ -53,6 +53,7 @@ class Output:
         self.text = text.Text(meta.boot_ns, verbose=verbose)
         self.complete = False
         self._filter = Filter(selection)
+        self._unknown = unknown.keys(meta.probes)
         self._intervals = (
             Intervals(meta.boot_ns, selection.interval_ns) if selection.interval_ns else None
         )
@@ -69,6 +70,8 @@ class Output:
             if isinstance(event, Lost) and event.at_end:
                 event = self._filter.closing(event)
                 self.complete = is_complete(event)
+            elif isinstance(event, Summary):
+                event = unknown.blanked(event, self._unknown)
             for shown in self._shown(event):
                 lines.extend([jsonl.line(shown)] if self._as_json else self.text.lines(shown))
         self._print(lines)
@@ -111,8 +114,13 @@ class Output:
 
 def warn(sentence: str) -> None:
     """Print a warning on stderr; if nobody is there any more, that is no reason to fail."""
+    say(f"mlxtrace: warning: {sentence}")
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, as :func:`warn` does."""
     with contextlib.suppress(OSError):
-        print(f"mlxtrace: warning: {sentence}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 
 def is_complete(closing: Lost) -> bool:

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from genbindings.errors import Error
-from mlxtrace import host, layout, output, probetable, program
+from mlxtrace import catalogue, host, layout, output, probetable, program
 from mlxtrace.capture import Capture, load_bcc
 from mlxtrace.catalogue import DRIVER, DRIVERS, VFIO, Probe, select
 from mlxtrace.child import Child
@@ -24,7 +24,7 @@ from mlxtrace.selection import EVERYTHING, Selection
 from mlxtrace.sinks import Sinks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from types import FrameType
 
@@ -79,9 +79,9 @@ def dry_run(options: Options, stream: TextIO) -> None:
     layouts = _layouts(options)
     load_bcc()
     with contextlib.closing(Fentry()) as fentry:
-        table = [_available(probe, layouts, fentry) for probe in probes]
+        table = _whole([_available(probe, layouts, fentry) for probe in probes], options)
     print(f"layouts from {layouts.source}", file=stream)
-    for line in probetable.lines([state.to_json() for state in table]):
+    for line in probetable.lines(table):
         print(line, file=stream)
 
 
@@ -112,7 +112,7 @@ def run(options: Options, stream: TextIO) -> int:
     load_bcc()
     capture = Capture(probes, layouts, names, options.ring_pages, content=options.content)
     capture.by_time = options.live or options.selection.interval_ns > 0
-    states = [state.to_json() for state in capture.start()]
+    states = _whole(capture.start(), options)
     header = output.new_header(
         clock=host.clocks(),
         layout=layouts.source,
@@ -130,7 +130,7 @@ def run(options: Options, stream: TextIO) -> int:
         contextlib.closing(Sinks(writer, lambda: _printer(options, stream, meta), stream)) as sinks,
     ):
         try:
-            _announce(names, states, len(probes), options)
+            _announce(names, states, options)
             with _command(options) as command:
                 _follow(capture, sinks, options, stop, command)
                 status = command.status if command is not None else 0
@@ -214,28 +214,23 @@ def _place(probe: Probe) -> tuple[str, str]:
     return "", reason
 
 
-def _announce(
-    names: list[str], states: list[dict[str, object]], total: int, options: Options
-) -> None:
+def _whole(states: Iterable[ProbeState], options: Options) -> list[dict[str, Any]]:
+    """Return the table of all probes, with those that were left out, in the catalogue's order."""
+    probes = catalogue.of(generic=options.generic)
+    known = {state.probe.name: state for state in states}
+    known |= {p.name: ProbeState.left_out(p) for p in probes if p.name in options.without}
+    return [known[probe.name].to_json() for probe in probes if probe.name in known]
+
+
+def _announce(names: list[str], states: list[dict[str, Any]], options: Options) -> None:
     """Say on stderr that tracing runs; stdout has nothing but rows."""
-    verbose = options.verbose
     what = "VFIO migration" if options.generic else "mlx5 VF pre-copy"
     where = ", ".join(names) if names else "all devices" if options.generic else "all VFs"
     count = probetable.attached(states)
-    for state in states:
-        if state["state"] == probetable.ABSENT and not verbose:
-            print(
-                f"probe {state['name']} is absent: {state['symbol']} {state['reason']}; "
-                f"so {state['loses']}",
-                file=sys.stderr,
-            )
-    print(
-        f"Tracing {what} on {where} ({count}/{total} probes)... Ctrl-C to end.",
-        file=sys.stderr,
-    )
-    if verbose:
-        for line in probetable.lines(states):
-            print(line, file=sys.stderr)
+    total = len(catalogue.of(generic=options.generic))
+    lines = [f"Tracing {what} on {where} ({count}/{total} probes)... Ctrl-C to end."]
+    told = list(probetable.told(states, verbose=options.verbose))
+    print(*(lines + told if options.verbose else told + lines), sep="\n", file=sys.stderr)
     sys.stderr.flush()
 
 

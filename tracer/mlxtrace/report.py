@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TextIO
 
-from mlxtrace import bulk, output
+from mlxtrace import bulk, output, probetable
 from mlxtrace.bulk import SummaryDecoder
 from mlxtrace.bulk_text import TextDecoder
 from mlxtrace.decoder import Decoder
@@ -30,12 +30,14 @@ def report(
     summary_only: bool = False,
     selection: Selection = EVERYTHING,
     warn: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> bool:
     """Print the recording at ``path``; return whether nothing was lost in it.
 
     With ``summary_only`` nothing but summaries and losses, which takes a fraction of the time;
     ``selection`` may only be of devices then.
-    A cut or damaged recording is printed up to the damage, and ``warn`` gets a sentence.
+    A cut or damaged recording is printed up to the damage, and ``warn`` gets a sentence. ``tell``
+    gets the lines about its probes that the live run wrote to stderr.
 
     Raises:
         Error: it cannot be read, or is not a recording.
@@ -46,6 +48,9 @@ def report(
     except UnreadableError as error:
         warn(str(error))
         return False
+    if tell is not None:
+        for line in probetable.told(replay.meta.probes, verbose=verbose):
+            tell(line)
     printer = output.Output(
         stream,
         replay.meta,

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from mlxtrace.content import STEP_BYTES
-from mlxtrace.units import COLUMNS, count, fold, milliseconds, rate, size
+from mlxtrace.units import COLUMNS, count, fold, milliseconds, number, rate, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,25 +56,26 @@ def _saving(event: Summary) -> Iterator[str]:
     in_flight = f", {event.in_flight_saves} in flight" if event.in_flight_saves else ""
     yield (
         f"{event.bdf} saved {count(event.images, 'image')} ({kinds}) "
-        f"by {event.saves} SAVEs, {event.failed_saves} failed{in_flight}"
+        f"by {event.saves} SAVEs, {number(event.failed_saves)} failed{in_flight}"
     )
     yield (
-        f"  stream    {event.read_bytes} bytes in {event.read_calls} reads, "
-        f"{event.temporary_ends} temporary ends, {event.final_ends} final, "
-        f"{event.stream_errors} errors"
+        f"  stream    {number(event.read_bytes)} bytes in {number(event.read_calls)} reads, "
+        f"{number(event.temporary_ends)} temporary ends, {number(event.final_ends)} final, "
+        f"{number(event.stream_errors)} errors"
     )
     if event.temporary_ends:
         yield (
-            f"  no data   {event.temporary_ends_idle} idle, "
-            f"{event.temporary_ends_in_flight} SAVE in flight, "
-            f"{event.temporary_ends_fallback} fallback, {event.temporary_ends_unasked} nobody asked"
+            f"  no data   {number(event.temporary_ends_idle)} idle, "
+            f"{number(event.temporary_ends_in_flight)} SAVE in flight, "
+            f"{number(event.temporary_ends_fallback)} fallback, "
+            f"{number(event.temporary_ends_unasked)} nobody asked"
         )
     yield from _content(event, event.read_content_sum, event.read_content_samples)
     yield from _troubles(event)
     so_far = " so far" if event.precopy_is_open else ""
     yield (
         f"  pre-copy  {milliseconds(event.precopy_ns)} ms{so_far}, {count(event.rounds, 'round')}, "
-        f"{event.ioctls} ioctls, {event.failed_ioctls} failed"
+        f"{number(event.ioctls)} ioctls, {number(event.failed_ioctls)} failed"
     )
     told = {
         "precopy_init_size": event.precopy_init_size_bytes,
@@ -95,8 +96,9 @@ def _saving(event: Summary) -> Iterator[str]:
         )
     if event.buffers_allocated or event.mkeys:
         yield (
-            f"  memory    {size(event.held_bytes_max)} held at most; {event.buffers_allocated} "
-            f"buffers allocated, {event.buffers_reused} reused, {count(event.mkeys, 'mkey')} in "
+            f"  memory    {size(event.held_bytes_max)} held at most; "
+            f"{number(event.buffers_allocated)} buffers allocated, "
+            f"{number(event.buffers_reused)} reused, {count(event.mkeys, 'mkey')} in "
             f"{milliseconds(event.mkey_ns)} ms"
         )
     yield from _save_times(event)
@@ -172,8 +174,11 @@ def _resuming(event: Summary, *, alone: bool) -> Iterator[str]:
         f"by {event.loads} LOADs, {event.failed_loads} failed"
     )
     # They are counted for both roles together.
-    errors = f", {event.stream_errors} errors" if alone else ""
-    yield f"  stream    {event.written_bytes} bytes in {event.write_calls} writes{errors}"
+    errors = f", {number(event.stream_errors)} errors" if alone else ""
+    yield (
+        f"  stream    {number(event.written_bytes)} bytes in {number(event.write_calls)} writes"
+        f"{errors}"
+    )
     yield from _content(event, event.written_content_sum, event.written_content_samples)
     if alone:
         yield from _troubles(event)

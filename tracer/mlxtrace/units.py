@@ -33,9 +33,14 @@ def milliseconds(duration_ns: int | None) -> str:
     return "-" if duration_ns is None else f"{duration_ns / 1e6:.3f}"
 
 
-def count(number: int, noun: str) -> str:
-    """Return ``1 image`` or ``3 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def number(value: int | None) -> str:
+    """Return a number in digits; ``-`` for None."""
+    return "-" if value is None else f"{value}"
+
+
+def count(value: int | None, noun: str) -> str:
+    """Return ``1 image`` or ``3 images``; ``- images`` for None."""
+    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
 
 
 def fold(line: str, indent: int = 12) -> list[str]:
