@@ -335,14 +335,12 @@ class Capture:
         attacher = self._require_attacher()
         for name, attachments in self._attached.items():
             slot = counters.FIRST_PROBE + 2 * NUMBERS[name]
-            skips = [attacher.skipped(a) for a in attachments]
-            counted = [skip for skip in skips if skip is not None]
             own = made.get(NUMBERS[name], CallCounts())
             result.probes[name] = ProbeCounts(
                 entries=after[slot] + own.entries,
                 returns=after[slot + 1] + own.returns,
                 open=own.open,
-                skipped=sum(counted) if counted else None,
+                skipped=attacher.skipped(attachments),
             )
         return result
 

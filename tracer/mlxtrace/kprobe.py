@@ -16,9 +16,13 @@ import platform
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genbindings.errors import Error
 from mlxtrace import btf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _PMU = Path("/sys/bus/event_source/devices/kprobe")
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
@@ -96,23 +100,32 @@ class Attacher:
         else:
             os.close(attachment.event)
 
-    def skipped(self, attachment: Attachment) -> int | None:
-        """Return how often the kernel did not run the program; None where it does not count.
+    def skipped(self, attachments: Iterable[Attachment]) -> int | None:
+        """Return how often the kernel did not run the programs; None where it counts none of them.
 
         A kprobe's program is not run when it would interrupt another one on the same CPU (since
         6.7, "bpf: Count missed stats in trace_call_bpf"), one for fentry when it would interrupt
-        itself. A kprobe is missed when it is hit inside another's handler, or when a return probe
-        runs out of instances.
+        itself: that is counted by the program, wherever it is attached. A kprobe is missed when it
+        is hit inside another's handler, or when a return probe runs out of instances: that is
+        counted where it is.
         """
         if self._program_misses is None:
             return None
-        counts = [info_count(self._lib, attachment.program, self._program_misses)]
-        if not attachment.by_fentry:
-            if self._link_misses is None or attachment.link < 0:
-                return None
-            counts.append(info_count(self._lib, attachment.link, self._link_misses))
-        known = [count for count in counts if count is not None]
-        return sum(known) if len(known) == len(counts) else None
+        total: int | None = None
+        programs: set[int] = set()
+        for attachment in attachments:
+            counts = []
+            if not attachment.by_fentry:
+                if self._link_misses is None or attachment.link < 0:
+                    continue
+                counts.append(info_count(self._lib, attachment.link, self._link_misses))
+            if attachment.program not in programs:
+                counts.append(info_count(self._lib, attachment.program, self._program_misses))
+            known = [count for count in counts if count is not None]
+            if len(known) == len(counts):
+                programs.add(attachment.program)
+                total = (total or 0) + sum(known)
+        return total
 
     def _open(self, symbol: str, *, at_return: bool) -> int:
         name = ctypes.create_string_buffer(symbol.encode())
