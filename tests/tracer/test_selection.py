@@ -171,6 +171,26 @@ def test_a_wait_counts_as_time() -> None:
     assert "save" in kinds
 
 
+@pytest.mark.parametrize(("queued_ns", "shown"), [(500_000, True), (100, False)])
+def test_what_an_image_waits_for_its_reader_counts_as_time_of_its_drain(
+    queued_ns: int, shown: bool
+) -> None:
+    """What the driver waited before the SAVE is in the SAVE's row."""
+    out: list[bytes] = []
+    vf = Vf(Clock(), ONE, 0x10, out)
+    vf.save(INITIAL, 1000)
+    save = records.unpack(out[-2])
+    waited = (*save.value[:4], save.boot_ns - 500_000, *save.value[5:])
+    out[-2] = records.pack(save._replace(value=waited))
+    vf.drained(0, 1016)
+    drain = records.unpack(out[-1])
+    ready = (drain.value[0], drain.value[2] - queued_ns, *drain.value[2:])
+    out[-1] = records.pack(drain._replace(value=ready))
+    kinds = [line["type"] for line in lines(out, Selection(min_ns=500_000))]
+    assert "save" in kinds
+    assert ("drain" in kinds) is shown
+
+
 def test_i_sums_up_to_what_all_rows_say(chunks: list[bytes]) -> None:
     everything = lines(chunks, Selection())
     found = lines(chunks, Selection(interval_ns=20_000))

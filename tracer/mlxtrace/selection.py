@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mlxtrace.events import Abort, End, Event, Lost, Meta, Read, State, Summary
+from mlxtrace.events import Abort, Drain, End, Event, Lost, Meta, Read, State, Summary
 from mlxtrace.flowing import Flowing
 
 if TYPE_CHECKING:
@@ -156,4 +156,6 @@ def duration_ns(event: Event) -> int | None:
     )
     if known is None:
         return None
-    return int(known) + int(getattr(event, "wait_ns", None) or 0)
+    # The wait in an image's row is the one in the queue; that before its SAVE is in the SAVE's.
+    waited = event.queued_ns if isinstance(event, Drain) else getattr(event, "wait_ns", None)
+    return int(known) + int(waited or 0)
