@@ -20,8 +20,27 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 version_option = click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 
 
+YEAR_S = 366 * 86_400
+
+
 class FiniteRange(click.FloatRange):
-    """A number in a range that is one: ``inf`` and ``nan``, which Python takes, are no times."""
+    """A time in a range: ``inf`` and ``nan``, which Python takes, are none, and a year is enough.
+
+    Args:
+        min: the least; with ``min_open`` it must be more.
+        min_open: whether ``min`` itself is no such time.
+        second: how many of the option's units a second has.
+    """
+
+    def __init__(
+        self,
+        min: float,  # noqa: A002 - click's name for it
+        *,
+        min_open: bool = False,
+        second: float = 1,
+    ) -> None:
+        super().__init__(min, min_open=min_open)
+        self._most = YEAR_S * second
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -30,6 +49,8 @@ class FiniteRange(click.FloatRange):
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
+        if number > self._most:
+            self.fail(f"{value} is more than a year.", param, ctx)
         return number
 
 

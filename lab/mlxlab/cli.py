@@ -203,7 +203,7 @@ def _job(
 )
 @click.option(
     "--idle",
-    type=console.FiniteRange(min=0, min_open=True),
+    type=console.FiniteRange(min=0, min_open=True, second=1 / 60),
     default=30,
     show_default=True,
     metavar="MINUTES",

@@ -348,6 +348,64 @@ def test_values_that_make_no_sense(arguments: list[str]) -> None:
     assert CliRunner().invoke(group, ["precopy", *arguments]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["precopy", "-i", "1e300"],
+        ["precopy", "1e303"],
+        ["precopy", "--duration", "1e300"],
+        ["precopy", "--duration", "31622401"],
+        ["report", "x", "-i", "1e300"],
+        ["report", "x", "--min-ms", "1e305"],
+        ["report", "x", "--min-ms", "31622400001"],
+        ["validate", "x", "--check-timeout", "1e300"],
+        ["migrate", "--peer-timeout", "1e300"],
+        ["migrate", "--data-timeout", "1e300"],
+    ],
+)
+def test_no_time_is_longer_than_a_year(arguments: list[str]) -> None:
+    done = CliRunner().invoke(group, arguments)
+    assert done.exit_code == 2
+    assert f"{arguments[-1]} is more than a year." in done.output
+
+
+def test_a_year_is_a_time(tmp_path: Path) -> None:
+    words = ["report", str(tmp_path / "none"), "--min-ms", "31622400000"]
+    assert "cannot read" in str(CliRunner().invoke(group, words).exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-d", "0000:01:00.7"], f"no VF 0000:01:00.7; it has {ONE}, {TWO}"),
+        (["-d", "0000:01:00.7", "-d", TWO], f"no VF 0000:01:00.7; it has {ONE}, {TWO}"),
+        (["-d", "0000:01:00.7", "-s"], f"no VF 0000:01:00.7; it has {ONE}, {TWO}"),
+        (["-d", ONE, "-s"], ""),
+        (["-d", ONE], ""),
+        (["-p", "4"], "no PID 4; it has 8123, 99"),
+        (["-p", "99"], ""),
+    ],
+)
+def test_a_report_of_what_is_not_there_says_what_is(
+    chunks: list[bytes], arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.mlxrec"
+    writer = recording.Writer(path, header())
+    for chunk in chunks:
+        writer.write(chunk)
+    writer.close(CLOSING)
+    done = CliRunner().invoke(group, ["report", str(path), *arguments])
+    assert done.exception is None
+    assert done.stderr == (f"mlxtrace: warning: {path} has {said}\n" if said else "")
+
+
+def test_there_may_be_nobody_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "run.mlxrec"
+    recording.Writer(path, header()).close(CLOSING)
+    done = CliRunner().invoke(group, ["report", str(path), "-d", ONE, "-p", "4"])
+    assert done.stderr.count("it has none") == 2
+
+
 def test_a_process_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(devices, "PROC", tmp_path)
     error = CliRunner().invoke(group, ["precopy", "-p", "8123"]).exception

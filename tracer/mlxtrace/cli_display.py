@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound="Callable[..., int]")
 
-MILLISECONDS = FiniteRange(0, min_open=True)
+MILLISECONDS = FiniteRange(0, min_open=True, second=1000)
 
 
 def options(function: Function) -> Function:

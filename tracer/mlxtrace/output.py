@@ -88,6 +88,10 @@ class Output:
                 lines.extend([jsonl.line(shown)] if self._as_json else self.text.lines(shown))
             self._print(lines)
 
+    def not_there(self) -> Iterator[str]:
+        """Yield what the selection asks for and nothing that was written has."""
+        return self._filter.not_there()
+
     def close(self) -> None:
         """Nothing is left to do: each write is flushed."""
 

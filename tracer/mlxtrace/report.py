@@ -36,7 +36,8 @@ def report(
 
     With ``summary_only`` nothing but summaries and losses, which takes a fraction of the time;
     ``selection`` may only be of devices then.
-    A cut or damaged recording is printed up to the damage, and ``warn`` gets a sentence. ``tell``
+    A cut or damaged recording is printed up to the damage. ``warn`` gets a sentence about that, and
+    one about each VF or process that ``selection`` asks for and the recording has not. ``tell``
     gets the lines about its probes that the live run wrote to stderr.
 
     Raises:
@@ -68,6 +69,8 @@ def report(
         decoder = TextDecoder(printer.text)
     for events in replay.batches(decoder):
         printer.write(events)
+    for what in printer.not_there():
+        warn(f"{path} has {what}")
     return printer.complete and not replay.warnings
 
 

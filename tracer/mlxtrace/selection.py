@@ -14,7 +14,7 @@ from mlxtrace.events import Abort, Drain, End, Event, Lost, Meta, Read, State, S
 from mlxtrace.flowing import Flowing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
 _DURATIONS = (
     "duration_ns",
@@ -29,6 +29,7 @@ _DURATIONS = (
 )
 _PRECOPY = {"PRE_COPY", "PRE_COPY_P2P"}
 _BACK = {"RUNNING", "RUNNING_P2P"}
+_MOST_PIDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ class Filter:
         self._theirs: set[str | None] = set()
         self._reads: set[str | None] = set()
         self._finished: set[str | None] = set()
+        # In the order in which they turned up.
+        self._names: dict[str, None] = {}
+        self._processes: dict[int, None] = {}
 
     def concerns(self, event: Event) -> bool:
         """Whether ``event`` is of a VF and of a process that were asked for."""
@@ -90,6 +94,18 @@ class Filter:
         if theirs:
             self._theirs.add(event.bdf)
         return theirs
+
+    def not_there(self) -> Iterator[str]:
+        """Yield what was asked for and is in none of the events, all of which have been seen."""
+        has = ", ".join(self._names) or "none"
+        for name in self._selection.devices:
+            if name not in self._names:
+                yield f"no VF {name}; it has {has}"
+        pid = self._selection.pid
+        if pid is not None and pid not in self._processes:
+            several = [*map(str, self._processes)]
+            more = ["and others"] if len(several) > _MOST_PIDS else []
+            yield f"no PID {pid}; it has {', '.join(several[:_MOST_PIDS] + more) or 'none'}"
 
     def closing(self, event: Lost) -> Lost:
         """Return the closing losses without what another process than the one asked for lost.
@@ -117,6 +133,10 @@ class Filter:
         return took is not None and took >= selection.min_ns
 
     def _remember(self, event: Event) -> None:
+        if event.bdf is not None:
+            self._names.setdefault(event.bdf)
+        if known := getattr(event, "pid", 0):
+            self._processes.setdefault(known)
         # A trace that began in mid-session sees other calls before the first state.
         if not isinstance(event, Abort) and (pid := getattr(event, "pid", 0)):
             self._owners.setdefault(event.bdf, pid)
