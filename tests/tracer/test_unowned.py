@@ -72,7 +72,8 @@ def test_a_target_before_linux_6_2(tmp_path: Path) -> None:
 def test_a_driver_whose_files_say_whose_they_are(tmp_path: Path) -> None:
     native = Native(tmp_path, MLX5 | BUFFERS)
     native.as_task(8123)
-    file = Vf(native, ONE).file()
+    vf = Vf(native, ONE)
+    file = vf.file()
     native.read(file, 1000)
     native.write(file, 1000)
     ask(native, file, INFO)
