@@ -78,6 +78,15 @@ u64 native_unowned(u32 process)
 	return found ? *found : 0;
 }
 """
+_ASKED = """
+void native_asked(u64 *to)
+{
+	struct device *device = &devices_leaves[0];
+
+	memcpy(to, device->asked, sizeof(device->asked));
+	to[BUCKETS] = device->asked_longest;
+}
+"""
 _SAMPLES = """
 u64 native_samples(int direction)
 {
@@ -141,7 +150,7 @@ class Native:
         source, header = folder / "program.c", folder / "uapi/linux/ptrace.h"
         header.parent.mkdir(parents=True)
         header.write_text(HEADER.read_text())
-        source.write_text(text + _ARM * armed + _UNOWNED + _SAMPLES * content)
+        source.write_text(text + _ARM * armed + _UNOWNED + _ASKED + _SAMPLES * content)
         library = folder / "program.so"
         subprocess.run(
             ["gcc", "-w", "-shared", "-fPIC", f"-I{folder}", source, "-o", library], check=True
@@ -157,6 +166,17 @@ class Native:
     def as_task(self, number: int) -> None:
         """What is called from now on is called by this task."""
         ctypes.c_uint64.in_dll(self._library, "native_task").value = number << 32 | number
+
+    def pass_time(self, duration_ns: int) -> None:
+        """Let the clock go on."""
+        ctypes.c_uint64.in_dll(self._library, "native_now").value += duration_ns
+
+    def asked(self) -> tuple[list[int], int]:
+        """How often the first device was asked for its state, by powers of two; the longest."""
+        found = Memory(8 * (records.BUCKETS + 1))
+        self._library.native_asked(ctypes.c_uint64(found.address))
+        *counts, longest = (found[8 * number] for number in range(records.BUCKETS + 1))
+        return counts, longest
 
     def made(self) -> list[Raw]:
         """The records so far."""
@@ -283,6 +303,12 @@ class Vf:
         answer[0] = size
         self.native.call("enter_data_size", self.vdev, answer.address)
         self.native.call("leave_data_size")
+
+    def asked(self, took_ns: int) -> None:
+        """The driver is asked for the state, and answers after that time."""
+        self.native.call("enter_get_state", self.vdev, Memory().address)
+        self.native.pass_time(took_ns)
+        self.native.call("leave_get_state")
 
     def reset(self) -> None:
         """A reset of the function is done."""

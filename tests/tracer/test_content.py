@@ -17,7 +17,7 @@ from mlxtrace.records import Kind, unpack
 from mlxtrace.text import Text
 
 from .raw_records import Clock, Vf, events
-from .test_flows import STOPPED, VDEV, flow, tables
+from .test_flows import STOPPED, VDEV, device, flow, tables
 
 STREAM = bytes(number * number % 251 for number in range(20_000))
 
@@ -55,10 +55,9 @@ def test_the_table_is_told_when_it_has_changed() -> None:
         SimpleNamespace(sum=5, samples=2, missed=0),
         SimpleNamespace(sum=0, samples=0, missed=0),
     ]
-    device = SimpleNamespace(
-        wanted=1, announced=1, tenant=1, flow=[flow(), flow()], content=content
-    )
-    flows = Flows(*tables(device))
+    made = device(flow(), flow(), announced=1)
+    made.content = content
+    flows = Flows(*tables(made))
     told = [unpack(data) for data in flows.after(STOPPED)]
     assert [(raw.kind, raw.vdev, raw.value[:4]) for raw in told] == [
         (Kind.CONTENT, VDEV, (0, 5, 2, 0))

@@ -53,8 +53,15 @@ def tables(*devices: SimpleNamespace) -> tuple[Any, Any]:
 def device(
     *flows: SimpleNamespace, wanted: int = 1, announced: int = 0, tenant: int = 1
 ) -> SimpleNamespace:
-    name = records.name_values("0000:01:00.1")[:5]
-    return SimpleNamespace(wanted=wanted, announced=announced, tenant=tenant, name=name, flow=flows)
+    return SimpleNamespace(
+        wanted=wanted,
+        announced=announced,
+        tenant=tenant,
+        name=records.name_values("0000:01:00.1")[:5],
+        flow=flows,
+        asked=[0] * BUCKETS,
+        asked_longest=0,
+    )
 
 
 def kinds(made: list[bytes]) -> list[int]:

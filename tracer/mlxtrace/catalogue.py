@@ -122,6 +122,14 @@ PROBES: tuple[Probe, ...] = (
         returns=True,
     ),
     Probe(
+        "get-state",
+        ("mlx5vf_pci_get_device_state",),
+        DRIVER,
+        "how long a question for the state takes, which waits while a SAVE is waited for",
+        "it is not known how long a VMM that asks for the state is held up",
+        returns=True,
+    ),
+    Probe(
         "save-read",
         ("mlx5vf_save_read",),
         DRIVER,

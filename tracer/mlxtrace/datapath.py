@@ -9,7 +9,7 @@ from mlxtrace.content import MODULUS
 from mlxtrace.events import Content, Drain, End, Event, Histogram, Read, Save
 from mlxtrace.flowing import Flowing
 from mlxtrace.mailbox import errno_name
-from mlxtrace.records import BUCKETS, FLAG_LAST, FLAG_POSITION, MEASURES, Raw
+from mlxtrace.records import BUCKETS, DIRECTIONS, FLAG_LAST, FLAG_POSITION, MEASURES, Raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,7 +181,7 @@ class DataPath:
     def histogram(self, raw: Raw) -> Iterator[Event]:
         """A part of a histogram's totals; its last part completes it."""
         direction, measure, first = (raw.value[0] >> shift & 0xFF for shift in (0, 8, 16))
-        if direction >= len(_DIRECTIONS) or measure >= len(MEASURES):
+        if direction >= len(DIRECTIONS) or measure >= len(MEASURES):
             return
         counts = self._counts.setdefault((direction, measure), [0] * BUCKETS)
         part = raw.value[1:][: max(0, BUCKETS - first)]
@@ -200,7 +200,7 @@ class DataPath:
                 bdf=self.bdf,
                 boot_ns=raw.boot_ns,
                 session=self.session,
-                direction=_DIRECTIONS[direction],
+                direction=DIRECTIONS[direction],
                 measure=MEASURES[measure],
                 counts=delta,
             )

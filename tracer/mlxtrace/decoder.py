@@ -50,6 +50,7 @@ class Decoder:
             Kind.HEADER: VfSession.header,
             Kind.DRAINED: VfSession.drained,
             Kind.HISTOGRAM: VfSession.histogram,
+            Kind.LONGEST: VfSession.longest,
             Kind.CONTENT: VfSession.content,
             Kind.FLOWING: VfSession.flowing,
             Kind.OPEN_CALL: VfSession.open_call,

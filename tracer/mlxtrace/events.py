@@ -247,7 +247,7 @@ class Buffer(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram(Event):
-    """The data reads or writes of a VF since its last such event, by powers of two."""
+    """Calls of one kind on a VF since its last such event, by powers of two."""
 
     type: ClassVar[str] = "histogram"
 
@@ -376,6 +376,7 @@ class Summary(Event):
     written_bytes: int | None
     ioctls: int | None
     failed_ioctls: int | None
+    get_states: int | None
     estimates: int | None
     failed_estimates: int | None
     stream_format: str | None
@@ -430,6 +431,12 @@ class Summary(Event):
     queued_p50_ns: int | None
     queued_p99_ns: int | None
     queued_max_ns: int | None
+    ioctl_p50_ns: int | None
+    ioctl_p99_ns: int | None
+    ioctl_max_ns: int | None
+    get_state_p50_ns: int | None
+    get_state_p99_ns: int | None
+    get_state_max_ns: int | None
     rounds: int
     read_bytes_per_s: int | None
     converging: bool | None

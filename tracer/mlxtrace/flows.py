@@ -17,7 +17,7 @@ from mlxtrace.mailbox import MIGRATING, state_name
 from mlxtrace.records import BUCKETS, FLAG_LAST, FLAG_POSITION, HISTOGRAM_COUNTS, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _FIELDS = (
     "calls",
@@ -32,6 +32,8 @@ _FIELDS = (
     "position",
 )
 _DIRECTIONS = (Kind.READ, Kind.WRITE)
+# Numbers of records.DIRECTIONS and records.MEASURES.
+_GET_STATE, _LATENCY = 2, 1
 # In the order of records.MEASURES.
 _HISTOGRAMS = ("sizes", "latencies")
 _PERIOD_NS = 100_000_000
@@ -61,7 +63,7 @@ def histogram_records(
 ) -> Iterator[bytes]:
     """Yield the records of one histogram; counts that are all 0 are left out.
 
-    ``direction`` is 0 for reads and 1 for writes, ``measure`` a number of records.MEASURES.
+    ``direction`` is a number of records.DIRECTIONS, ``measure`` one of records.MEASURES.
     """
     firsts = range(0, BUCKETS, HISTOGRAM_COUNTS)
     wanted = [first for first in firsts if any(counts[first : first + HISTOGRAM_COUNTS])]
@@ -133,7 +135,7 @@ class Flows:
             if not device.wanted:
                 continue
             untold = [number for number, flow in enumerate(device.flow) if _is_untold(flow)]
-            if untold:
+            if untold or any(device.asked):
                 yield from self._name(key.value, device)
             for number in untold:
                 flow = device.flow[number]
@@ -171,11 +173,29 @@ class Flows:
                 yield own_record(Kind.CONTENT, vdev, (direction, *found), boot_ns=boot_ns)
         for direction, flow in enumerate(device.flow):
             for measure, name in enumerate(_HISTOGRAMS):
-                counts = tuple(int(count) for count in getattr(flow, name))
-                key = (vdev, tenant, direction, measure)
-                if counts != self._told.get(key, (0,) * BUCKETS):
-                    self._told[key] = counts
-                    yield from histogram_records(vdev, direction, measure, counts, boot_ns)
+                yield from self._histogram(
+                    vdev, tenant, direction, measure, getattr(flow, name), boot_ns
+                )
+        asked = list(self._histogram(vdev, tenant, _GET_STATE, _LATENCY, device.asked, boot_ns))
+        if asked:
+            # First, so that whoever has the counts has the longest too.
+            yield own_record(Kind.LONGEST, vdev, (int(device.asked_longest),), boot_ns=boot_ns)
+            yield from asked
+
+    def _histogram(
+        self,
+        vdev: int,
+        tenant: int,
+        direction: int,
+        measure: int,
+        table: Iterable[int],
+        boot_ns: int | None,
+    ) -> Iterator[bytes]:
+        counts = tuple(int(count) for count in table)
+        key = (vdev, tenant, direction, measure)
+        if counts != self._told.get(key, (0,) * BUCKETS):
+            self._told[key] = counts
+            yield from histogram_records(vdev, direction, measure, counts, boot_ns)
 
 
 def _is_untold(flow: Any) -> bool:

@@ -43,6 +43,8 @@ BUCKETS = 32
 HISTOGRAM_COUNTS = VALUE_COUNT - 1
 MEASURES = ("size_bytes", "latency_ns")
 """What histograms there are of each direction, by their number in a record."""
+DIRECTIONS = ("read", "write", "get_state")
+"""Of a histogram, by their number; the last has latencies only, and is none of a stream."""
 
 
 class Kind(enum.IntEnum):
@@ -85,8 +87,8 @@ class Kind(enum.IntEnum):
     """issue, ready (0: unseen), first read, its start and end in the stream, images and bytes
     behind it; it was read to its end."""
     HISTOGRAM = 17
-    """Made by the reader of the ring, totals: direction (0 read, 1 write) | measure << 8 | first
-    bucket << 16, the counts of that bucket and of those after it."""
+    """Made by the reader of the ring, totals: number in DIRECTIONS | measure << 8 | first bucket
+    << 16, the counts of that bucket and of those after it."""
     BUFFER_ALLOC = 18
     """start, buffer (0: failed), length asked for, bytes allocated; result: errno."""
     BUFFER_FREE = 19
@@ -107,6 +109,8 @@ class Kind(enum.IntEnum):
     OPEN_CALL = 25
     """Made by the reader of the ring at the end: a number of opencalls.Call, start, and of a
     SET_STATE the asked state, of a command opcode << 16 | op_mod; it had not returned."""
+    LONGEST = 26
+    """Made by the reader of the ring: ns of the longest GET_STATE of this device so far."""
 
 
 class Raw(NamedTuple):

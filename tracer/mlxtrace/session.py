@@ -162,6 +162,11 @@ class VfSession:
         """A part of a histogram of reads or writes."""
         return self.data.histogram(raw)
 
+    def longest(self, raw: Raw) -> Iterator[Event]:
+        """How long a question for the state took at most so far."""
+        self.totals.asked_states.saw(raw.value[0])
+        return iter(())
+
     def save_issue(self, raw: Raw) -> Iterator[Event]:
         """A SAVE goes to the firmware."""
         work = raw.value[0]

@@ -17,20 +17,25 @@ if TYPE_CHECKING:
 _MOST_PIDS = 3
 
 
-def summary(event: Summary) -> Iterator[str]:
-    """Yield the lines of one VF: as a source, as a target, or both."""
+def summary(event: Summary, *, verbose: bool = False) -> Iterator[str]:
+    """Yield the lines of one VF: as a source, as a target, or both.
+
+    ``verbose``: also how long a VMM was held up by its questions.
+    """
     yield ""
-    for line in _roles(event):
+    for line in _roles(event, verbose=verbose):
         yield from fold(line)
 
 
-def _roles(event: Summary) -> Iterator[str]:
+def _roles(event: Summary, *, verbose: bool) -> Iterator[str]:
     as_target = bool(event.loads or event.write_calls)
     as_source = bool(event.saves or event.read_calls or not as_target)
     if as_source:
         yield from _saving(event)
     if as_target:
         yield from _resuming(event, alone=not as_source)
+    if verbose:
+        yield from _questions(event)
 
 
 def _troubles(event: Summary) -> Iterator[str]:
@@ -190,6 +195,23 @@ def _resuming(event: Summary, *, alone: bool) -> Iterator[str]:
         f"  resumed   {milliseconds(event.resume_ns)} ms from the last LOAD to RUNNING, "
         f"of it firmware {milliseconds(event.resume_fw_ns)} ms"
     )
+
+
+def _questions(event: Summary) -> Iterator[str]:
+    for name, calls, bound, *times in (
+        ("INFO", event.ioctls, "", event.ioctl_p50_ns, event.ioctl_p99_ns, event.ioctl_max_ns),
+        (
+            "GET_STATE",
+            event.get_states,
+            ", p50 and p99 at most",
+            event.get_state_p50_ns,
+            event.get_state_p99_ns,
+            event.get_state_max_ns,
+        ),
+    ):
+        if calls != 0:
+            spread = "/".join(map(milliseconds, times))
+            yield f"  {name:<9} {spread} ms (p50/p99/max{bound}), {count(calls, 'call')}"
 
 
 def losses(event: Lost) -> Iterator[str]:

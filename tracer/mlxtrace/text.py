@@ -136,7 +136,7 @@ class Text:
             case Lost():
                 yield self._row(event, "LOST", f"{event.lost_records} records so far (ring full)")
             case Summary():
-                yield from summary_text.summary(event)
+                yield from summary_text.summary(event, verbose=self._verbose)
 
     def _row(
         self,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlxtrace.buckets import Buckets
 from mlxtrace.content import ContentSum
 from mlxtrace.convergence import Convergence, spread
 from mlxtrace.downtime import Downtime
@@ -19,6 +20,7 @@ from mlxtrace.events import (
     Estimate,
     Event,
     Header,
+    Histogram,
     Ioctl,
     Load,
     Open,
@@ -69,6 +71,8 @@ class Totals:
     mkey_ns: int = 0
     ioctls: int = 0
     failed_ioctls: int = 0
+    ioctls_ns: list[int] = field(default_factory=list)
+    asked_states: Buckets = field(default_factory=Buckets)
     estimates: int = 0
     failed_estimates: int = 0
     stream_format: str = ""
@@ -98,6 +102,9 @@ class Totals:
             case Ioctl():
                 self.ioctls += 1
                 self.failed_ioctls += event.errno != 0
+                self.ioctls_ns.append(event.latency_ns)
+            case Histogram(direction="get_state"):
+                self.asked_states.add(event.counts)
             case Read():
                 self.calls[event.direction] = self.calls.get(event.direction, 0) + event.calls
                 self.bytes[event.direction] = self.bytes.get(event.direction, 0) + event.bytes
@@ -142,6 +149,8 @@ class Totals:
             **spread("save_fw", self.fw_ns),
             **spread("wait", self.waits_ns),
             **spread("queued", self.queues_ns),
+            **spread("ioctl", self.ioctls_ns),
+            **self.asked_states.spread("get_state"),
             **self.convergence.to_json(boot_ns),
             **self.downtime.to_json(),
             **self.spans.to_json(boot_ns),
@@ -170,6 +179,8 @@ class Totals:
             written_bytes=self.bytes.get("write", 0),
             ioctls=self.ioctls,
             failed_ioctls=self.failed_ioctls,
+            # They are told at the ends of sessions and of the trace: a cut recording lacks some.
+            get_states=self.asked_states.calls if counters else None,
             estimates=self.estimates,
             failed_estimates=self.failed_estimates,
             stream_format=self.stream_format,

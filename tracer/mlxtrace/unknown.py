@@ -23,6 +23,7 @@ _WITHOUT: dict[str, tuple[str, ...]] = {
         "temporary_ends_unasked",
     ),
     "data-size": ("estimates", "failed_estimates"),
+    "get-state": ("get_states",),
     "save-read": (
         "read_calls",
         "read_bytes",
@@ -62,6 +63,8 @@ _WITHOUT: dict[str, tuple[str, ...]] = {
 }
 """Keys of a summary that are null without a probe. What has no value without it anyway is left out;
 and of what several probes count, the part of the others would be taken for all of it."""
+_ADDED = ("get-state",)
+"""Probes that a recording may be older than, and that there are not for any driver."""
 _STREAMS = ("precopy-ioctl", "save-read", "resume-write")
 
 
@@ -72,6 +75,7 @@ def keys(probes: Sequence[Mapping[str, Any]]) -> frozenset[str]:
         for probe in probes
         if probe.get("state") == probetable.ABSENT and not probetable.is_none_to_see(probe)
     }
+    absent.update(set(_ADDED) - {str(probe.get("name")) for probe in probes})
     if "data-file" in absent:
         absent.update(_STREAMS)
     return frozenset(key for name in absent for key in _WITHOUT.get(name, ()))
