@@ -76,6 +76,8 @@ def worst(cls: type[Event], **changes: Any) -> Event:
         kind = str(hints[field.name])
         if field.name in WORST:
             values[field.name] = WORST[field.name]
+        elif "dict" in kind:
+            values[field.name] = {4_194_304 - number: 12_345_678 for number in range(9)}
         elif "list" in kind:
             values[field.name] = [1] * 12_345
         elif field.name.endswith("_ns"):
