@@ -44,8 +44,8 @@ def test_a_long_stream_takes_bounded_kernel_memory(
     assert found["state_hashes_equal"] is True
     assert found["read_bytes"] == found["written_bytes"] > stream_bytes
     # The source holds one image and what it has set aside for the last one, an eighth more than the
-    # state; the target one image. A hundredth of it is for lists of pages and commands, the rest for
-    # files, threads and page tables.
+    # state; the target one image. A hundredth of it is for lists of pages and commands, the rest
+    # for files, threads and page tables.
     image = max(found["image_bytes"])
     bound = (1 + 9 / 8 + 1) * image * 1.01 + 2 * MIB
     assert image < found["most_kernel_bytes"] < bound

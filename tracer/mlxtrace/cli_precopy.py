@@ -41,7 +41,7 @@ Examples:
     metavar="FILE",
     help="Record into FILE, for 'mlxtrace report'.",
 )
-@click.option("--strict", is_flag=True, help="Exit 3 if anything was lost, missed or incomplete.")
+@click.option("--strict", is_flag=True, help="Exit 3 if anything was lost, or not seen.")
 @click.option(
     "--ring-pages",
     type=click.IntRange(1, 1 << 16),

@@ -22,7 +22,7 @@ from mlxtrace import cli_display
 @click.option(
     "--strict",
     is_flag=True,
-    help="Exit 3 if anything was lost, missed, incomplete or contradictory.",
+    help="Exit 3 if anything was lost, not seen or contradictory.",
 )
 @click.option("-d", "--device", "devices", multiple=True, metavar="BDF", help="Only this VF.")
 @click.option(
