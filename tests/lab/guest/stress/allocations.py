@@ -112,7 +112,7 @@ class Fixture:
             with SavingStream(SOURCE, os.dup(self.fd)) as stream:
                 drain(stream)
         if state is RS:
-            os.write(self.fd, self.whole)
+            _write(self.fd, self.whole)
 
     def change(self, state: State) -> None:
         """Change the state, and keep the data file if there is one."""
@@ -212,9 +212,14 @@ def _enter_and_read(fixture: Fixture, state: State = P) -> None:
 
 def _resume_and_write(fixture: Fixture, data: bytes) -> None:
     fixture.change(RS)
+    _write(fixture.fd, data)
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write all of ``data``: the driver may take less than it is given."""
     view = memoryview(data)
     while view:
-        view = view[os.write(fixture.fd, view[: 1 << 18]) :]
+        view = view[os.write(fd, view[: 1 << 18]) :]
 
 
 def _try(fixture: Fixture, injector: Injector, share: slice, what: Call) -> None:
