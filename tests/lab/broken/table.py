@@ -119,7 +119,7 @@ NEAR: dict[str, set[str]] = {
     "signal-ends-stream": {"C39"},
     "signal-fails-change": {"C39"},
     "killed-leaks": {"C39.kill"},
-    "set-aside-leaked": {"C41", "C41.open"},
+    "set-aside-leaked": {"C41", "C41.memory", "C41.open"},
     "pd-leaked": {"C41.open", "C41.resuming"},
     "stop-copy-leaks": {"C41.open", "C41.stop"},
     "pages-leaked": {"C41.memory"},
