@@ -249,6 +249,16 @@ def test_before_any_vf_there_is_a_line_that_says_so() -> None:
     assert len(Intervals(0, 1).until(1 << 62)) <= 1, "a wild clock is no endless loop"
 
 
+def recorded(folder: Path, chunks: list[bytes]) -> Path:
+    """A whole recording of ``chunks``."""
+    path = folder / "run.mlxrec"
+    writer = recording.Writer(path, header())
+    for chunk in chunks:
+        writer.write(chunk)
+    writer.close(CLOSING)
+    return path
+
+
 @pytest.mark.parametrize(
     "selection",
     [
@@ -264,11 +274,7 @@ def test_before_any_vf_there_is_a_line_that_says_so() -> None:
 def test_a_report_shows_what_the_live_trace_showed(
     chunks: list[bytes], selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "run.mlxrec"
-    writer = recording.Writer(path, header())
-    for chunk in chunks:
-        writer.write(chunk)
-    writer.close(CLOSING)
+    path = recorded(tmp_path, chunks)
     out = io.StringIO()
     report.report(path, out, as_json=True, selection=selection)
     assert out.getvalue() == shown(chunks, selection, live=True)
@@ -284,11 +290,7 @@ def test_a_report_shows_what_the_live_trace_showed(
 def test_summaries_only_of_one_vf(
     chunks: list[bytes], large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "run.mlxrec"
-    writer = recording.Writer(path, header())
-    for chunk in chunks:
-        writer.write(chunk)
-    writer.close(CLOSING)
+    path = recorded(tmp_path, chunks)
     monkeypatch.setattr(report, "LARGE_BYTES", large)
     out = io.StringIO()
     report.report(path, out, as_json=True, summary_only=True, selection=Selection(devices=(TWO,)))
@@ -389,11 +391,7 @@ def test_a_year_is_a_time(tmp_path: Path) -> None:
 def test_a_report_of_what_is_not_there_says_what_is(
     chunks: list[bytes], arguments: list[str], said: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "run.mlxrec"
-    writer = recording.Writer(path, header())
-    for chunk in chunks:
-        writer.write(chunk)
-    writer.close(CLOSING)
+    path = recorded(tmp_path, chunks)
     done = CliRunner().invoke(group, ["report", str(path), *arguments])
     assert done.exception is None
     assert done.stderr == (f"mlxtrace: warning: {path} has {said}\n" if said else "")
